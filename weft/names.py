@@ -1,0 +1,57 @@
+"""Every name that Weft puts on the wire: metadata keys, span and metric attributes.
+
+One file, so that a reader of a trace can find who writes an attribute, and so that SDK and services
+can't drift apart. RPC and GenAI names follow OpenTelemetry's current semantic conventions; gRPC's
+metrics follow gRFC A66; ours begin with ``weft.``. Questions and documents are never label values.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# -- call metadata: travels from each incoming call to each outgoing one ------------------------------
+METADATA_TENANT: Final = "weft-tenant"  # whose data; 1 to 63 of a-z 0-9 -; "default" when absent
+METADATA_REQUEST_ID: Final = "weft-request-id"  # the caller's id of the whole request
+METADATA_BUCKET: Final = "weft-bucket"  # 0 to 99, hash of the session: keeps a session on its version
+METADATA_ROUTE_PREFIX: Final = "weft-route-"  # header routes that travel along the whole chain
+METADATA_TRACEPARENT: Final = "traceparent"  # W3C trace context
+METADATA_PUSHBACK: Final = "grpc-retry-pushback-ms"  # "-1" in trailers: gRPC, don't retry this
+
+ERROR_DOMAIN: Final = "weft.dev"  # google.rpc.ErrorInfo.domain
+
+# -- RPC spans and metrics ----------------------------------------------------------------------------
+RPC_SYSTEM: Final = "rpc.system.name"
+RPC_METHOD: Final = "rpc.method"  # package.Service/Method
+RPC_STATUS: Final = "rpc.response.status_code"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+ERROR_TYPE: Final = "error.type"
+METRIC_SERVER_STARTED: Final = "grpc.server.call.started"
+METRIC_SERVER_DURATION: Final = "grpc.server.call.duration"
+
+# -- GenAI spans --------------------------------------------------------------------------------------
+GENAI_OPERATION: Final = "gen_ai.operation.name"
+GENAI_PROVIDER: Final = "gen_ai.provider.name"
+GENAI_REQUEST_MODEL: Final = "gen_ai.request.model"
+GENAI_RESPONSE_MODEL: Final = "gen_ai.response.model"
+GENAI_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+GENAI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+GENAI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+GENAI_TOOL_NAME: Final = "gen_ai.tool.name"
+GENAI_TOOL_CALL_ID: Final = "gen_ai.tool.call.id"
+GENAI_CONVERSATION_ID: Final = "gen_ai.conversation.id"
+
+# -- ours ---------------------------------------------------------------------------------------------
+TENANT: Final = "weft.tenant"
+REQUEST_ID: Final = "weft.request_id"
+SESSION: Final = "weft.session"
+TURN: Final = "weft.turn"
+COLLECTION: Final = "weft.collection"
+EPOCH: Final = "weft.epoch"  # "log_id:sequence"
+HITS: Final = "weft.hits"
+VERSION: Final = "weft.version"  # version label of the instance
+DEGRADED: Final = "weft.degraded"  # stages that were skipped
+REPLAYED: Final = "weft.replayed"
+CACHED: Final = "weft.cached"
+ERROR_REASON: Final = "weft.error.reason"
+DEADLINE_MS: Final = "weft.deadline_ms"
