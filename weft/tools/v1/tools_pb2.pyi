@@ -19,12 +19,14 @@ class ExtractorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EXTRACTOR_KIND_EXPRESSION: _ClassVar[ExtractorKind]
     EXTRACTOR_KIND_DATE: _ClassVar[ExtractorKind]
     EXTRACTOR_KIND_CONSTANT: _ClassVar[ExtractorKind]
+    EXTRACTOR_KIND_PAST_DATE: _ClassVar[ExtractorKind]
 EXTRACTOR_KIND_UNSPECIFIED: ExtractorKind
 EXTRACTOR_KIND_TEXT: ExtractorKind
 EXTRACTOR_KIND_NUMBER: ExtractorKind
 EXTRACTOR_KIND_EXPRESSION: ExtractorKind
 EXTRACTOR_KIND_DATE: ExtractorKind
 EXTRACTOR_KIND_CONSTANT: ExtractorKind
+EXTRACTOR_KIND_PAST_DATE: ExtractorKind
 
 class ToolSpec(_message.Message):
     __slots__ = ("name", "description", "input_schema", "output_schema", "timeout", "max_concurrency", "read_only", "patterns")
