@@ -1,0 +1,1 @@
+"""What every call passes through: ``incoming`` at the server, ``outgoing`` at the channel."""
