@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+from weft.errors import Reason, WeftError, error
 
 
 class ExtractorKind(Enum):
@@ -63,3 +66,307 @@ class Exchange:
 
     question: str
     answer: str
+    query: str = ""  # the question as it was searched: completed from the session where it leant on it
+
+
+# -- what peers give and take -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """A position in a change log; opaque."""
+
+    log_id: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a document. Offsets are code points of the document's text."""
+
+    name: str
+    text: str
+    title: str = ""
+    section: str = ""
+    page: int = 0
+    source: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    start_char: int = 0
+    end_char: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """Ties ``[start_char, end_char)`` of an answer, in code points, to a passage."""
+
+    passage: str
+    start_char: int
+    end_char: int
+    quote: str = ""
+    title: str = ""
+    section: str = ""
+    page: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a model read and wrote."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost_micros: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Degradation:
+    """What was skipped, why, and what stood in."""
+
+    stage: str
+    reason: str
+    fallback: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as a record: a tool's within an answer, or a turn's in the store."""
+
+    reason: str
+    code: str  # canonical gRPC code name
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, err: WeftError) -> Failure:
+        """The record of ``err``."""
+        return cls(err.reason, err.code.name, err.message, err.metadata)
+
+    def as_error(self) -> WeftError:
+        """The error again, of the class of its reason."""
+        reason = Reason(self.reason) if self.reason in Reason.__members__ else Reason.INTERNAL
+        err = error(reason, self.message)
+        err.metadata.update(self.metadata)
+        return err
+
+
+@dataclass(frozen=True, slots=True)
+class SearchQuery:
+    """What to look for."""
+
+    query: str
+    collection: str
+    top_k: int
+    filter: str = ""
+    min_epoch: Epoch | None = None
+    allow_cached: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found, best first."""
+
+    passages: tuple[Passage, ...] = ()
+    epoch: Epoch | None = None
+    degraded: tuple[Degradation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolAnswer:
+    """What a tool answered."""
+
+    result: Mapping[str, Any]
+    text: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a model samples. None is the model's default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """Where a model takes an interrupted answer up again."""
+
+    prompt_token_ids: tuple[int, ...]
+    output_token_ids: tuple[int, ...]
+    emitted_chars: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """All that a model is given."""
+
+    question: str
+    history: tuple[Exchange, ...] = ()
+    tool_results: tuple[ToolResult, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    model: str = ""
+    sampling: Sampling = Sampling()
+    allow_cached: bool = True
+    continuation: Continuation | None = None
+
+
+class FinishReason(Enum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    ABSTAINED = "abstained"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStarted:
+    """A model has begun."""
+
+    model: str
+    backend: str = ""
+    can_resume: bool = False
+    prompt_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDelta:
+    """A piece of a model's answer."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationFinished:
+    """A model is done."""
+
+    reason: FinishReason
+    usage: Usage = Usage()
+    citations: tuple[Citation, ...] = ()
+    degraded: tuple[Degradation, ...] = ()
+    cached: bool = False
+
+
+Generation = GenerationStarted | GenerationDelta | GenerationFinished
+
+
+# -- the events of a turn -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Opens a turn; always sequence 0."""
+
+    session: str
+    turn: int  # counts the session's turns from 1
+    trace_id: str
+    request_id: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Passages were found."""
+
+    passages: tuple[Passage, ...]
+    epoch: Epoch | None
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallStarted:
+    """A tool is being called."""
+
+    call_id: str
+    tool: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """A tool has answered (``error`` is None) or failed."""
+
+    call_id: str
+    tool: str
+    result: Mapping[str, Any] | None
+    text: str
+    error: Failure | None
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer. ``token_ids`` stay in the store."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerLine:
+    """One stage's spending, in milliseconds."""
+
+    stage: str
+    start_ms: float
+    duration_ms: float
+    budget_ms: float
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """How a turn spent its deadline, in milliseconds."""
+
+    deadline_ms: float = 0.0
+    elapsed_ms: float = 0.0
+    lines: tuple[LedgerLine, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Closes a turn; always the last."""
+
+    text: str
+    reason: FinishReason
+    citations: tuple[Citation, ...] = ()
+    usage: Usage = Usage()
+    ledger: Ledger = Ledger()
+    degraded: tuple[Degradation, ...] = ()
+    cached: bool = False
+
+
+Event = Started | Retrieved | ToolCallStarted | ToolResult | TextDelta | Finished
+
+
+# -- the question -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """One question to a session."""
+
+    tenant: str
+    session: str  # empty for a new one
+    request_id: str  # empty: made by the service
+    question: str
+    collection: str = "collections/default"
+    top_k: int = 5
+    filter: str = ""
+    min_epoch: Epoch | None = None
+    model: str = ""
+    sampling: Sampling = Sampling()
+    tools: frozenset[str] | None = None  # those that may be used; None for all
+    allow_cached: bool = True
+    today: datetime.date | None = None  # None: the server's UTC day
+    resume_turn: int | None = None
+    after_sequence: int = -1  # the last event that the caller has; -1 for none
