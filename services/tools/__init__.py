@@ -1,0 +1,1 @@
+"""The tools that a turn may call: calculator, dates and calendar, units, document search."""
