@@ -119,21 +119,15 @@ class MeshServer:
     def _bind(self, server: aio.Server, address: str) -> int:
         try:
             if self._credentials is not None:
-                bound = server.add_secure_port(address, self._credentials)
-            else:
-                bound = server.add_insecure_port(address)
+                return server.add_secure_port(address, self._credentials)
+            return server.add_insecure_port(address)
         except RuntimeError as exc:
-            bound, cause = 0, exc
-        else:
-            cause = None
-        if bound == 0:
             raise error(
                 Reason.INVALID_FIELD,
                 f"cannot listen on {address}: the port is taken or the address is not this machine's; "
                 "choose another with WEFT_PORT (or WEFT_MESH for the control plane), 0 takes a free one",
                 address=address,
-            ) from cause
-        return bound
+            ) from exc
 
     def _options(self) -> list[tuple[str, Any]]:
         return [

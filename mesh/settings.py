@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mesh.plugins import Url
@@ -85,6 +86,11 @@ class ServiceSettings(BaseSettings):
         return value
 
     @property
+    def listen(self) -> tuple[str, int]:
+        """Host and port that the gRPC server binds."""
+        return self.host, self.port
+
+    @property
     def store_dir(self) -> Path:
         """Directory of an embedded store.
 
@@ -95,7 +101,8 @@ class ServiceSettings(BaseSettings):
         if url.scheme != "sqlite" or url.host or len(url.path) < 2:
             raise error(
                 Reason.INVALID_FIELD,
-                f"WEFT_STORE is {str(url)!r}; this release knows sqlite:///DIR (relative) and sqlite:////DIR (absolute)",
+                f"WEFT_STORE is {str(url)!r}; this release knows "
+                "sqlite:///DIR (relative) and sqlite:////DIR (absolute)",
                 value=url,
             )
         return Path(url.path[1:]).expanduser()
@@ -155,8 +162,7 @@ def _unknown(name: str, settings_class: type[BaseSettings]) -> str:
     return f"{name} is not a setting{hint}"
 
 
-def _explain(item: Mapping[str, object] | object, settings_class: type[BaseSettings]) -> str:
-    assert isinstance(item, Mapping)
+def _explain(item: ErrorDetails, settings_class: type[BaseSettings]) -> str:
     path = [str(part) for part in item["loc"]]
     info = settings_class.model_fields.get(path[0])
     alias = info.validation_alias if info is not None and isinstance(info.validation_alias, str) else None

@@ -19,9 +19,11 @@ _LINE_BREAK: Final = re.compile(r"[\n\r]")
 MAX_PAGE_SIZE: Final = 1_000
 
 
-def invalid(field: str, problem: str, **metadata: object) -> WeftError:
+def invalid(field: str, problem: str, **metadata: str | int | float) -> WeftError:
     """The error for a field: ``field: problem``."""
-    return error(Reason.INVALID_FIELD, f"{field}: {problem}", field=field, **metadata)
+    err = error(Reason.INVALID_FIELD, f"{field}: {problem}", field=field)
+    err.metadata.update({key: str(value) for key, value in metadata.items()})
+    return err
 
 
 def shorten(value: str, max_chars: int = 40) -> str:

@@ -313,9 +313,7 @@ def from_rpc_error(rpc_error: grpc.RpcError | grpc.aio.AioRpcError) -> WeftError
     return cls(_REASON_OF_BARE_CODE.get(code, Reason.INTERNAL), message, code=code)
 
 
-def _from_details(
-    cls: type[WeftError], code: grpc.StatusCode, message: str, status: status_pb2.Status
-) -> WeftError:
+def _from_details(cls: type[WeftError], code: grpc.StatusCode, message: str, status: status_pb2.Status) -> WeftError:
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     field = retry_after_s = None
     for detail in status.details:
@@ -352,4 +350,3 @@ def from_proto(message: error_pb2.Error) -> WeftError:
     return _CLASSES.get(code, Internal)(
         message.reason or Reason.INTERNAL, message.message, metadata=dict(message.metadata), code=code
     )
-
