@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
@@ -147,9 +146,8 @@ class _ReadCounter(Collector):
 
     def __init__(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         self._name, self._documentation, self._read = name, documentation, read
-        self._created_s = time.time()
 
     def collect(self) -> Iterator[Metric]:
         family = CounterMetricFamily(self._name, self._documentation)
-        family.add_metric([], self._read(), created=self._created_s)
+        family.add_metric([], self._read())
         yield family
