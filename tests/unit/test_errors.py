@@ -1,0 +1,33 @@
+"""The table of reasons is complete, and errors survive both ways of travelling."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from weft import errors
+from weft.common.v1 import error_reason_pb2
+from weft.errors import TABLE, Reason, error, from_proto, to_proto
+
+
+def test_every_reason_of_the_contract_has_a_code() -> None:
+    contract = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()} - {"UNSPECIFIED"}  # noqa: SIM118 (an enum wrapper, not a dict)
+    assert contract == set(Reason) == set(TABLE)
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_an_error_inside_a_reply_comes_back_as_the_same_class(reason: Reason) -> None:
+    sent = error(reason, "what happened", value=3)
+    received = from_proto(to_proto(sent))
+    assert type(received) is type(sent)
+    assert (received.reason, received.code, received.metadata) == (reason, TABLE[reason][0], {"value": "3"})
+
+
+def test_only_unavailable_is_ever_retryable() -> None:
+    assert {code for code, retryable in TABLE.values() if retryable} == {grpc.StatusCode.UNAVAILABLE}
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    classes = {cls.__name__ for cls in errors.WeftError.__subclasses__()}
+    drawn = {line.split("── ")[1].split()[0] for line in (errors.__doc__ or "").splitlines() if "── " in line}
+    assert drawn == classes
