@@ -69,6 +69,7 @@ class Started(SpanProcessor):
 
 @dataclass
 class Bench:
+    address: str
     channel: aio.Channel
     echo: Echo
     exporter: InMemorySpanExporter
@@ -107,7 +108,7 @@ async def running_bench() -> AsyncIterator[Bench]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with aio.insecure_channel(f"127.0.0.1:{port}", interceptors=client_interceptors(tracer)) as channel:
-        yield Bench(channel, echo, exporter, started, tracer)
+        yield Bench(f"127.0.0.1:{port}", channel, echo, exporter, started, tracer)
     await server.stop(None)
     provider.shutdown()
 
@@ -200,6 +201,25 @@ async def test_metadata_of_the_caller_is_kept(bench: Bench) -> None:
     await call(b"ok", metadata=((names.METADATA_TENANT, "acme"),), timeout=5)
     assert ("weft-tenant", "acme") in {tuple(pair) for pair in seen}
     assert names.METADATA_TRACEPARENT in {key for key, _ in seen}
+
+
+async def test_a_hook_may_add_metadata_and_shorten_the_timeout(bench: Bench) -> None:
+    def prepare(details: aio.ClientCallDetails) -> aio.ClientCallDetails:
+        return details._replace(metadata=aio.Metadata(("weft-tenant", "hooked")), timeout=0.2)
+
+    seen: list[tuple[str, str]] = []
+
+    async def hang(request: bytes, context: aio.ServicerContext) -> bytes:
+        seen.extend(tuple(pair) for pair in context.invocation_metadata())
+        await asyncio.sleep(30)
+        return request
+
+    bench.echo._unary_unary = hang  # type: ignore[method-assign]
+    async with aio.insecure_channel(bench.address, interceptors=client_interceptors(bench.tracer, prepare)) as channel:
+        with pytest.raises(aio.AioRpcError) as failure:
+            await channel.unary_unary(f"/{SERVICE}/unary_unary")(b"ok", timeout=30)
+    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert ("weft-tenant", "hooked") in seen
 
 
 async def test_without_a_provider_an_incoming_context_travels_on_and_no_span_is_made() -> None:
