@@ -131,3 +131,19 @@ class Progress:
     state: TurnState
     failure: Failure | None
     leased: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a store grants a session."""
+
+    ttl_s: float = 3_600.0
+    """How long an unused session is kept, in seconds; each use begins it anew."""
+    lease_s: float = 5.0
+    """How long a lease lasts that nobody renews, in seconds."""
+    max_turns: int = 500
+    """Turns of a session before it is full."""
+    max_bytes: int = 8 * 1024 * 1024
+    """Bytes of questions, logs and answers of a session before it is full."""
+    history_turns: int = 6
+    """Short-term memory: finished turns that a new one is given."""
