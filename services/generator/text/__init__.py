@@ -1,0 +1,1 @@
+"""Plain text handling for models that work on words: sentences, terms, questions, tokens."""

@@ -1,0 +1,163 @@
+"""The words of a question, and where a text holds them.
+
+A *term* is what a question is about: an English word less its ending ("explored" and "explorers" meet in
+"explor"), a number, or two neighbouring Chinese characters (Chinese has no spaces, and two characters are its
+usual word). Words that only ask or join ("which", "of", 什么, 的) are no terms. Words that any text is full
+of ("year", "people", 国家) weigh little.
+
+The question is read once. Then each word of a passage costs a look-up in a small table, and only words that
+begin like a term are stemmed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from services.generator.text.words import CJK_COMMON, CJK_FUNCTION, COMMON, STOP
+
+CJK: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
+WORD = re.compile(f"[{CJK}]+|[0-9]+(?:[.,:][0-9]+)*(?![^\\W_{CJK}])|(?:(?![{CJK}_])\\w)+(?:['’](?:(?![{CJK}_])\\w)+)*")
+
+_ASKING = re.compile(
+    "为什么|什么时候|什么样|什么|多少|哪一年|哪一个|哪一种|哪一|哪些|哪个|哪里|哪儿|哪年|哪位|哪种|哪座|哪|何时|何地|何处|何人|为何|如何|怎么样|怎么|怎样|"
+    "多长|多久|多大|多远|多高|是否|是不是|有没有|请问|告诉|谁|几|吗|呢|吧|何"
+)
+_WHAT_IS = re.compile(r"^\W*(?:what|who)(?:['’]s| is| are| was| were) (?!the .* of )|什么是|是什么|是谁", re.IGNORECASE)
+_ENDINGS: Final = (
+    *("ations", "ation", "ments", "ment", "ingly", "edly", "ness", "ings", "ing", "ions", "ion", "ies", "ied"),
+    *("ers", "ors", "ed", "es", "er", "or", "ly", "al", "s", "e", "y"),
+)
+_MIN_STEM_CHARS: Final = 3
+_MIN_KIN_CHARS: Final = 4
+_MAX_KIN_ENDING_CHARS: Final = 3
+COMMON_WEIGHT: Final = 0.4
+KIN: Final = 0.6
+
+
+def stem(word: str) -> str:
+    """Cut a lower-case English word down to what its forms have in common."""
+    if word.endswith(("'s", "’s")):
+        word = word[:-2]
+    if len(word) <= _MIN_STEM_CHARS or not word.isascii():
+        return word
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= _MIN_STEM_CHARS:
+            if ending == "s" and word[-2] in "su":
+                break
+            word = word[: -len(ending)]
+            break
+    if len(word) > _MIN_STEM_CHARS and word[-1] == word[-2] and word[-1] not in "aeiousl":
+        word = word[:-1]
+    return word
+
+
+_COMMON_STEMS = frozenset(stem(word) for word in COMMON)
+
+
+def is_cjk(char: str) -> bool:
+    """Whether a character is written without spaces around its words."""
+    return "\u3040" <= char <= "\u9fff" or "\uf900" <= char <= "\ufaff" or "\uac00" <= char <= "\ud7af"
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One thing that a question is about."""
+
+    key: str
+    """The stem, the number, or the two characters."""
+    weight: float
+    """What finding it is worth before rarity is known, above 0 to 1."""
+    proper: bool
+    """Whether it is a name or a number: a passage about another one doesn't answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, read."""
+
+    terms: tuple[Term, ...]
+    """Each once, in their order."""
+    asks_what_is: bool
+    """Whether it asks for a definition: "What is an epoch?", 什么是纪元？"""
+
+
+def read(question: str) -> Question:
+    """Read a question."""
+    terms: dict[str, Term] = {}
+    first = True  # a capital at the beginning says nothing
+    for match in WORD.finditer(_ASKING.sub(" ", question)):
+        word = match.group()
+        if is_cjk(word[0]):
+            for pair in [word[i : i + 2] for i in range(len(word) - 1)] or [word]:
+                if weight := _cjk_weight(pair):
+                    terms.setdefault(pair, Term(pair, weight, proper=False))
+            continue
+        lower = word.lower().replace("’", "'")
+        proper = word[0].isdigit() or any(char.isupper() for char in (word[1:] if first else word))
+        first = False
+        if lower in STOP:
+            continue
+        key = stem(lower)
+        weight = COMMON_WEIGHT if not proper and key in _COMMON_STEMS else 1.0
+        terms.setdefault(key, Term(key, weight, proper))
+    return Question(tuple(terms.values()), _WHAT_IS.search(question) is not None)
+
+
+def _cjk_weight(pair: str) -> float:
+    functional = sum(char in CJK_FUNCTION for char in pair)
+    if functional == len(pair):
+        return 0.0
+    weight = 0.25 if functional else 1.0 if len(pair) == 2 else 0.5
+    return weight * COMMON_WEIGHT if pair in CJK_COMMON else weight
+
+
+class Matcher:
+    """Finds the terms of one question in many texts."""
+
+    def __init__(self, terms: tuple[Term, ...]) -> None:
+        self._pairs = [(index, term.key) for index, term in enumerate(terms) if is_cjk(term.key[0])]
+        self._stems = {term.key: index for index, term in enumerate(terms) if not is_cjk(term.key[0])}
+        self._beginnings = frozenset(key[:_MIN_STEM_CHARS] for key in self._stems)
+        self._known: dict[str, tuple[int, float] | None] = {}
+
+    def find(self, text: str, start: int, end: int) -> dict[int, float]:
+        """Return for each term that the span holds how surely it does: 1.0, or KIN for a word of the same family."""
+        found: dict[int, float] = {}
+        for index, pair in self._pairs:
+            if text.find(pair, start, end) >= 0:
+                found[index] = 1.0
+        if self._stems:
+            for word in WORD.findall(text, start, end):
+                lower = word.lower()
+                if lower[:_MIN_STEM_CHARS] in self._beginnings:
+                    hit = self._known[lower] if lower in self._known else self._look_up(lower)
+                    if hit is not None and hit[1] > found.get(hit[0], 0.0):
+                        found[hit[0]] = hit[1]
+        return found
+
+    def _look_up(self, lower: str) -> tuple[int, float] | None:
+        root = stem(lower)
+        hit: tuple[int, float] | None = None
+        if root in self._stems:
+            hit = (self._stems[root], 1.0)
+        else:
+            longest = _MIN_KIN_CHARS - 1
+            for key, index in self._stems.items():
+                shared = _shared_beginning(key, root)
+                if shared > longest and shared >= max(len(key), len(root)) - _MAX_KIN_ENDING_CHARS:
+                    longest, hit = shared, (index, KIN)
+        self._known[lower] = hit
+        return hit
+
+
+def _shared_beginning(one: str, other: str) -> int:
+    if one[0].isdigit():
+        return 0
+    length = 0
+    for left, right in zip(one, other, strict=False):
+        if left != right:
+            break
+        length += 1
+    return length
