@@ -1,12 +1,15 @@
 """What the mesh asks of a registry, and the records that pass through it.
 
-A registry has two users. An **instance** announces itself: ``register`` keeps its record alive until
-``close``, whatever happens to the registry in between (restarts, empty stores, lost leases), and
-``deregister`` takes it back at once. The **control plane** reads: ``watch`` yields a whole
-``Catalogue`` on every change, and the route policies live beside the records under compare-and-set.
+A registry has two users, and a protocol for each. An instance uses an **Announcer**: ``register``
+keeps its record alive until ``close``, whatever happens to the registry in between (restarts, empty
+stores, lost leases), and ``deregister`` takes it back at once. The control plane uses a **Registry**:
+``watch`` yields a whole ``Catalogue`` on every change, and the route policies live beside the records
+under compare-and-set.
 
-One file per backend, chosen by the scheme of ``WEFT_REGISTRY`` and imported only then. Each passes
-``tests/conformance/test_registry.py``.
+One file per backend, chosen by the scheme of ``WEFT_REGISTRY`` and imported only then. Its
+``open(url, settings)`` returns an Announcer that is a Registry too, with one exception: the built-in
+registry is the control plane itself, so ``builtin.py`` is only the instances' side, and the other
+side is ``mesh/controlplane/leases.py``. Every backend passes ``tests/conformance/test_registry.py``.
 """
 
 from __future__ import annotations
@@ -83,8 +86,23 @@ class Registration(Protocol):
         """Stop keeping it alive, without deregistering."""
 
 
+class Announcer(Protocol):
+    """What an instance asks of a registry."""
+
+    async def register(self, instance: Instance) -> Registration:
+        """Announce ``instance`` and keep it announced. Returns once the first attempt was made; a
+        registry that is away is retried for ever, with back-off, and is not an error.
+
+        Raises:
+            WeftError: the registry answers and refuses the record.
+        """
+
+    async def close(self) -> None:
+        """Release connections and tasks."""
+
+
 class Registry(Protocol):
-    """One registry backend.
+    """What the control plane asks of a registry.
 
     Attributes:
         ttl_s: how long a record outlives its process, in seconds.
@@ -94,16 +112,12 @@ class Registry(Protocol):
     ttl_s: float
     available: bool
 
-    async def register(self, instance: Instance) -> Registration:
-        """Announce ``instance`` and keep it announced. Returns once the first attempt was made; a
-        registry that is away is retried for ever, with back-off, and is not an error."""
-
     def watch(self) -> AsyncIterator[Catalogue]:
         """Yield the catalogue now and after every change. Never ends and never raises for a
         registry that is away: it yields nothing until it is back, with ``available`` false."""
 
-    async def get_policy(self, service: str) -> StoredPolicy | None:
-        """One policy, or None. REGISTRY_UNAVAILABLE where the store cannot be reached."""
+    async def policies(self) -> tuple[StoredPolicy, ...]:
+        """All policies as stored, by service. REGISTRY_UNAVAILABLE where the store cannot be reached."""
 
     async def put_policy(self, service: str, document: str, *, revision: int | None) -> StoredPolicy:
         """Store by compare-and-set: ``revision`` is the one that was read, 0 to create, None to
