@@ -1,0 +1,105 @@
+"""Things that a test does with the SDK, each in a process of its own: it prints one JSON object.
+
+    python -m tests.support.sdk HOST:PORT ingest PATH
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import weft
+from tests.support.mesh import ROOT, Mesh
+
+
+def in_child(mesh: Mesh, *arguments: str, timeout_s: float = 120.0) -> dict[str, Any]:
+    """Run one chore against ``mesh`` in a child process."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.sdk", mesh.address, *arguments],
+        capture_output=True, text=True, timeout=timeout_s, cwd=ROOT, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise AssertionError(f"{arguments} failed:\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+async def ingest(client: weft.Client, path: str) -> dict[str, Any]:
+    result = await client.ingest([path])
+    assert not result.failed, result
+    return {"documents": result.documents, "chunks": result.chunks}
+
+
+async def versions_of(client: weft.Client, session: str) -> dict[str, str]:
+    async for event in client.stream("What is 2 + 2?", session=session):
+        if isinstance(event, weft.Started):
+            versions = dict(event.versions)
+    return versions
+
+
+async def sessions(client: weft.Client, count: str, turns: str) -> dict[str, Any]:
+    """Ask in so many sessions, so many turns each: which orchestrator version answered?"""
+    rng, seen, gate = random.Random(5), {}, asyncio.Semaphore(20)
+
+    async def one(name: str) -> None:
+        async with gate:
+            seen[name] = {(await versions_of(client, name))["orchestrator"] for _ in range(int(turns))}
+
+    await asyncio.gather(*(one(f"split-{rng.getrandbits(64):x}") for _ in range(int(count))))
+    return {
+        "versions": Counter(next(iter(v)) for v in seen.values()),
+        "sessions_on_two_versions": sum(len(v) > 1 for v in seen.values()),
+    }
+
+
+async def cancel(client: weft.Client, count: str) -> dict[str, Any]:
+    """Begin so many answers and leave each after its first event."""
+    unexpected: list[str] = []
+
+    async def one(number: int) -> None:
+        stream = client.stream("How are documents split into passages?", session=f"cancel-{number}")
+        try:
+            async for event in stream:
+                if isinstance(event, weft.Retrieved | weft.TextDelta | weft.Finished):
+                    break
+        except weft.WeftError as exc:
+            unexpected.append(str(exc))
+        finally:
+            await stream.aclose()
+
+    async def batch(begin: int, end: int) -> None:
+        for first in range(begin, end, 25):
+            await asyncio.gather(*(one(n) for n in range(first, min(end, first + 25))))
+
+    await batch(-200, 0)  # warm: caches and pools fill once
+    before = memory_mb()
+    await batch(0, int(count))
+    await asyncio.sleep(1)
+    after = memory_mb()
+    return {
+        "unexpected": unexpected[:5],
+        **{f"{name}_rss_growth_mb": round(after[name] - before[name], 2) for name in after},
+    }
+
+
+CHORES: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
+    "ingest": ingest,
+    "sessions": sessions,
+    "cancel": cancel,
+}
+
+
+async def main() -> None:
+    address, chore, *rest = sys.argv[1:]
+    async with weft.Client(mesh=address) as client:
+        print(json.dumps(await CHORES[chore](client, *rest)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
