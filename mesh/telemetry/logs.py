@@ -53,6 +53,7 @@ _QUIET: Final = {
 }
 
 Write = Callable[[bytes], object]
+_Entry = tuple[logging.LogRecord, dict[str, Any]]  # a record, and what was true when it was made
 
 
 def mask(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +81,7 @@ class LogPipeline(logging.Handler):
         self._render = render
         self._static = static
         self._write = write
-        self._queue: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._reported = 0
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
@@ -113,49 +114,52 @@ class LogPipeline(logging.Handler):
                 fields["event"] = _cut(record.getMessage())  # now: arguments may change later
             except Exception as exc:  # a wrong format must not end the caller
                 fields["event"] = f"{_cut(str(record.msg))} (cannot be formatted: {exc})"
-        record.msg, record.args = fields, None
-        self._queue.put(record)
+        self._queue.put((record, fields))
 
     async def stop(self, timeout_s: float) -> None:
-        """Write what is queued and stop, within ``timeout_s``; lines nobody takes are lost."""
+        """Write what is queued and stop, within ``timeout_s``; lines nobody takes are lost.
+
+        A warning that comes later still goes to standard error, as Python's logging does by itself.
+        """
         self._queue.put(_STOP)
         await asyncio.to_thread(self._thread.join, timeout_s)
+        logging.getLogger().removeHandler(self)
 
     # -- the writing thread -------------------------------------------------------------------------
 
     def _run(self) -> None:
-        record = self._queue.get()
-        while record is not _STOP:
+        entry = self._queue.get()
+        while entry is not _STOP:
             lines = []
-            while record is not _STOP:
-                lines.append(self._line(record))
+            while entry is not _STOP:
+                lines.append(self._line(*entry))
                 if len(lines) >= _MAX_BATCH:
                     break
                 try:
-                    record = self._queue.get_nowait()
+                    entry = self._queue.get_nowait()
                 except queue.Empty:
                     break
             self._write_lines(lines)
-            if record is not _STOP:
-                record = self._queue.get()
+            if entry is not _STOP:
+                entry = self._queue.get()
 
     def _write_lines(self, lines: list[str]) -> None:
         if self.dropped > self._reported:
             count, self._reported = self.dropped - self._reported, self.dropped
-            note = {"event": "log lines were dropped, the queue was full", "count": count}
-            lines.append(self._line(logging.LogRecord(__name__, logging.WARNING, "", 0, note, None, None)))
+            record = logging.LogRecord(__name__, logging.WARNING, "", 0, "", None, None)
+            lines.append(self._line(record, {"event": "log lines were dropped, the queue was full", "count": count}))
         try:
             self._write("".join(lines).encode("utf-8", "backslashreplace"))
         except OSError:  # nobody reads any more; the process may yet have work to finish
             self.dropped += len(lines)
 
-    def _line(self, record: logging.LogRecord) -> str:
+    def _line(self, record: logging.LogRecord, given: dict[str, Any]) -> str:
         fields: dict[str, Any] = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             **self._static,
-            **mask(record.msg),  # type: ignore[arg-type]
+            **mask(given),
         }
         try:
             exc_info = fields.pop("exc_info", None) or record.exc_info

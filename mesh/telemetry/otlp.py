@@ -18,7 +18,9 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, Instr
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
+from opentelemetry.proto.trace.v1.trace_pb2 import Status as StatusMessage
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import StatusCode
 
 _MAX_KEPT: Final = 2_048
 _MAX_KEPT_CHARS: Final = 64
@@ -26,6 +28,11 @@ _SLICE_SPANS: Final = 64
 _PAUSE_S: Final = 0.000_2
 _HAS_IS_REMOTE: Final = 0x100  # of Span.flags: the next bit is meaningful
 _IS_REMOTE: Final = 0x200
+_STATUS_CODES: Final = {
+    StatusCode.UNSET: StatusMessage.STATUS_CODE_UNSET,
+    StatusCode.OK: StatusMessage.STATUS_CODE_OK,
+    StatusCode.ERROR: StatusMessage.STATUS_CODE_ERROR,
+}
 
 
 class SpanEncoder:
@@ -82,7 +89,7 @@ class SpanEncoder:
             dropped_attributes_count=span.dropped_attributes,
             flags=_HAS_IS_REMOTE | (_IS_REMOTE if parent is not None and parent.is_remote else 0),
         )
-        message.status.code = status.status_code.value
+        message.status.code = _STATUS_CODES[status.status_code]
         if status.description:
             message.status.message = status.description
         if context.trace_state:
