@@ -3,9 +3,9 @@
     GET /healthz   200 {"status":"SERVING"}, or 503 {"status":"NOT_SERVING"}
     GET /metrics   Prometheus text format 0.0.4 (OpenMetrics when the scraper asks for it)
 
-It is meant for probes and scrapers inside: no access log, 8 KiB of header at most, few connections
-at once, and signals stay with the application. When the block ends, the port is closed first and
-running answers get a second to finish.
+It is meant for probes and scrapers inside: no access log, no endless headers, few connections at once,
+and signals stay with the application. When the block ends, the port is closed first and running
+answers get a second to finish.
 """
 
 from __future__ import annotations
