@@ -29,8 +29,9 @@ format: $(VENV)/.dev  ## let the formatters have their way
 	$(BIN)/ruff format .
 	$(BIN)/buf format -w
 
-gen: $(VENV)-gen/.ready  ## regenerate the stubs in weft/ and the pages of docs/ that are made from code
+gen: $(VENV)-gen/.ready $(VENV)/.runtime  ## regenerate the stubs in weft/ and the pages of docs/ that are made from code
 	$(VENV)-gen/bin/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. $$(find protos -name '*.proto' | sort)
+	$(BIN)/python -m docs.generate
 
 gen-check: gen  ## fail if what is committed differs from what `make gen` makes
 	git diff --exit-code -- weft docs
