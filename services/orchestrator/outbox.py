@@ -1,0 +1,113 @@
+"""Store, then show: the one way by which a turn's events reach its readers.
+
+Events gather here and leave together: one write to the session store, then one publication. Two rules say
+when. A **pressing** event leaves at once and takes with it what has gathered. Others wait at most
+``HOLD_S`` for company. Text is pressing when it is the first, or when the last text left ``interval_s``
+ago or more; else it waits for the rest of that interval. Pieces of text that leave together leave as one
+piece. So a short, quick answer costs two writes and a slow, long one a write each interval.
+
+Sequences are given here, in the order of leaving, and stored with the events: they are the same for every
+reader on every replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from services.orchestrator.broadcast import Broadcast
+from services.orchestrator.ports import Sessions
+from services.orchestrator.records import NO_SEQUENCE, Entry, Lease, Prepared, Prompted
+from services.orchestrator.types import Event, Finished, TextDelta
+
+HOLD_S: Final = 0.005
+
+
+class Outbox:
+    """Where the stages of one turn put their events."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        lease: Lease,
+        broadcast: Broadcast,
+        tasks: asyncio.TaskGroup,
+        *,
+        next_sequence: int,
+        interval_s: float,
+    ) -> None:
+        self._sessions = sessions
+        self._lease = lease
+        self._broadcast = broadcast
+        self._tasks = tasks
+        self._next = next_sequence
+        self._interval_s = interval_s
+        self._gathered: list[Event | Prepared | Prompted] = []
+        self._text_left_s = float("-inf")
+        self._leaving = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def put(self, event: Event | Prepared | Prompted, *, pressing: bool = False) -> None:
+        """Take an event in; returns once it has left if it is pressing, else at once."""
+        self._gathered.append(event)
+        wait_s = HOLD_S
+        if isinstance(event, TextDelta):
+            wait_s = max(0.0, self._text_left_s + self._interval_s - time.monotonic())
+        if pressing or wait_s == 0.0:
+            await self.leave()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._leave_later)
+
+    async def leave(self) -> None:
+        """Store and show what has gathered."""
+        async with self._leaving:
+            entries = self._take()
+            if entries:
+                await self._sessions.append(self._lease, entries)
+                self._broadcast.publish(entries)
+
+    async def finish(self, finished: Finished, query: str) -> None:
+        """Store and show the rest and the end."""
+        async with self._leaving:
+            entries = [*self._take(), Entry(self._next, finished)]
+            await self._sessions.finish(self._lease, entries, finished, query)
+            self._broadcast.publish(entries)
+
+    def close(self) -> None:
+        """Forget what has gathered."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _leave_later(self) -> None:
+        self._timer = None
+        self._tasks.create_task(self.leave())
+
+    def _take(self) -> list[Entry]:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        events, self._gathered = self._gathered, []
+        entries = []
+        for event in _joined(events):
+            if isinstance(event, Prepared | Prompted):
+                entries.append(Entry(NO_SEQUENCE, event))
+                continue
+            if isinstance(event, TextDelta):
+                self._text_left_s = time.monotonic()
+            entries.append(Entry(self._next, event))
+            self._next += 1
+        return entries
+
+
+def _joined(events: Iterable[Event | Prepared | Prompted]) -> list[Event | Prepared | Prompted]:
+    """The events, neighbouring pieces of text as one."""
+    joined: list[Event | Prepared | Prompted] = []
+    for event in events:
+        last = joined[-1] if joined else None
+        if isinstance(event, TextDelta) and isinstance(last, TextDelta):
+            joined[-1] = TextDelta(last.text + event.text, last.token_ids + event.token_ids)
+        else:
+            joined.append(event)
+    return joined
