@@ -1,0 +1,313 @@
+"""What the SDK hands back: plain frozen dataclasses that know nothing of gRPC.
+
+    ask     -> Answer          text, citations, tools, ledger, what was left out
+    stream  -> Event…          Started · Retrieved · ToolCall · ToolResult · TextDelta · Finished(answer)
+    search  -> SearchResult    hits, and how far in the change log they look
+    ingest  -> IngestResult    what went in, from which epoch on it is found, what failed and why
+
+Names of things are resource names (``sessions/{s}/turns/{t}``, ``collections/{c}/documents/{d}``).
+Offsets count code points. Durations say their unit in the name. ``as_dict`` turns any of these
+into what ``json.dumps`` takes; the command line's ``--json`` prints exactly that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from weft.errors import WeftError
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """A place in a store's change log. Opaque: hand it back as ``min_epoch`` to read at least as far."""
+
+    log_id: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Degradation:
+    """One thing that a reply went without."""
+
+    stage: str
+    """What was skipped or failed: "retrieval", "tools", "generation"…"""
+    reason: str
+    """Name of the reason, as in ``WeftError.reason``."""
+    fallback: str
+    """What stood in for it."""
+    detail: str = ""
+    """One sentence for a person; may be empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """What one stage spent of the deadline. Stages may overlap."""
+
+    stage: str
+    start_ms: float
+    """Milliseconds after the call was accepted."""
+    duration_ms: float
+    budget_ms: float
+    """What it was allowed to spend; 0 where it had the whole rest."""
+    status: str
+    """Canonical gRPC code name, "OK" for success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """How a turn spent its deadline."""
+
+    deadline_ms: float = 0.0
+    elapsed_ms: float = 0.0
+    entries: tuple[LedgerEntry, ...] = ()
+    """In the order in which the stages began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a model read and wrote."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    """Those of the input that came from a cache."""
+    cost_micros: int = 0
+    """Millionths of the operator's currency; 0 where there is no price table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a document that may ground an answer."""
+
+    name: str
+    """``collections/{c}/documents/{d}/chunks/{k}``"""
+    text: str
+    title: str = ""
+    section: str = ""
+    """Headings above the passage, outermost first, joined with " § "."""
+    page: int = 0
+    """From 1; 0 where the format has no pages."""
+    source: str = ""
+    """Path or URI, as given at ingest."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    start_char: int = 0
+    end_char: int = 0
+
+    @property
+    def document(self) -> str:
+        """Resource name of the document."""
+        return self.name.partition("/chunks/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """Ties ``answer.text[start_char:end_char]`` to the passage that supports it."""
+
+    passage: str
+    """Resource name of the passage."""
+    start_char: int
+    end_char: int
+    quote: str = ""
+    """The words of the passage that carry the claim; may be empty."""
+    title: str = ""
+    section: str = ""
+    page: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage that a search found."""
+
+    text: str
+    score: float
+    """Higher is better; comparable within one result only."""
+    document: str
+    """``collections/{c}/documents/{d}``"""
+    metadata: Mapping[str, Any]
+    """The document's own metadata."""
+    passage: str = ""
+    """``collections/{c}/documents/{d}/chunks/{k}``"""
+    title: str = ""
+    section: str = ""
+    page: int = 0
+    source: str = ""
+    highlights: tuple[tuple[int, int], ...] = ()
+    """Spans of ``text`` that match the query: start and end, end exclusive."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What a search found, best first."""
+
+    hits: tuple[Hit, ...]
+    epoch: Epoch | None
+    """How far in the change log the search looked."""
+    degraded: tuple[Degradation, ...] = ()
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document that is in memory rather than in a file."""
+
+    source: str
+    """Where it came from, a path or URI of 1 to 2,048 characters; two documents of a collection with
+    the same source are one document."""
+    content: str | bytes
+    title: str = ""
+    """Found in the text when empty."""
+    mime_type: str = ""
+    """Told from the ending of ``source`` when empty; text/plain and text/markdown are known."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Kept with the document and given back with each hit; at most 16 KiB as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestProgress:
+    """One more document is in, or failed."""
+
+    source: str
+    outcome: str
+    """"indexed", "unchanged" or "failed"."""
+    chunks: int
+    error: WeftError | None
+    """Why it failed."""
+    documents_done: int
+    documents_total: int
+    bytes_done: int
+    bytes_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailedDocument:
+    """A document that was not taken in."""
+
+    source: str
+    error: WeftError
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """What came of an ingest."""
+
+    documents: int
+    """Documents that are in, unchanged ones included."""
+    unchanged: int
+    """Of these, those whose content was there already."""
+    chunks: int
+    """Passages of the documents that are in."""
+    epoch: Epoch | None
+    """From here on all of them are found; None where nothing went in."""
+    failed: tuple[FailedDocument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Event: the turn has begun."""
+
+    session: str
+    turn: str
+    trace_id: str
+    """32 hex digits; ``weft trace`` shows it."""
+    versions: Mapping[str, str]
+    """Version of each service that took part so far."""
+    replayed: bool
+    """A stored answer is played again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Event: passages were found."""
+
+    passages: tuple[Passage, ...]
+    epoch: Epoch | None
+    query: str
+    """What was searched: the question, completed from the session where it leans on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """Event: a tool is being called."""
+
+    call_id: str
+    tool: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """Event: a tool has answered, or failed."""
+
+    call_id: str
+    tool: str
+    result: Mapping[str, Any] | None
+    """None where it failed."""
+    text: str
+    """The result as one sentence."""
+    error: WeftError | None
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Event: a piece of the answer, to be appended."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A turn's answer and all that is known of how it came about."""
+
+    text: str
+    citations: tuple[Citation, ...]
+    """By start."""
+    session: str
+    """``sessions/{s}``: hand it to the next ``ask`` to go on with the conversation."""
+    turn: str
+    trace_id: str
+    finish_reason: str
+    """"stop", "length", "tool_calls" or "abstained"."""
+    tools: tuple[ToolResult, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    """What was found, best first, cited or not."""
+    ledger: Ledger = Ledger()
+    degraded: tuple[Degradation, ...] = ()
+    usage: Usage = Usage()
+    cached: bool = False
+    """The answer came from a cache."""
+    replayed: bool = False
+    """It is the stored answer to this very request."""
+    epoch: Epoch | None = None
+    """How far in the change log the turn looked; None where it did not search."""
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the documents hold no answer; ``text`` says so."""
+        return self.finish_reason == "abstained"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Event: the last one of a turn."""
+
+    answer: Answer
+
+
+Event = Started | Retrieved | ToolCall | ToolResult | TextDelta | Finished
+
+
+def as_dict(value: Any) -> Any:
+    """``value`` as dicts, lists, strings and numbers, fields by their names."""
+    if isinstance(value, WeftError):
+        return {"reason": value.reason, "code": value.code.name, "message": value.message, "metadata": value.metadata}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: as_dict(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: as_dict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_dict(inner) for inner in value]
+    return value
