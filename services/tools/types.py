@@ -53,9 +53,10 @@ def expression(argument: str, *, group: str = "") -> Extract:
     return Extract(argument, ExtractorKind.EXPRESSION, group or argument)
 
 
-def date(argument: str, *, group: str = "", past: bool = False) -> Extract:
+def date(argument: str, *, group: str = "", past: bool = False, optional: bool = False) -> Extract:
     """The group's day; without a year the next such day, or with ``past`` the last."""
-    return Extract(argument, ExtractorKind.PAST_DATE if past else ExtractorKind.DATE, group or argument)
+    kind = ExtractorKind.PAST_DATE if past else ExtractorKind.DATE
+    return Extract(argument, kind, group or argument, optional=optional)
 
 
 def constant(argument: str, value: str | float | bool) -> Extract:

@@ -1,0 +1,154 @@
+"""Units: a value from one unit of measure into another of its kind. The units stand in ``measures.py``."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final
+
+from services.tools import measures
+from services.tools.builtin._wording import AMOUNT, ASK, BEGIN, END, any_of
+from services.tools.ports import DocumentFinder, ToolFunction
+from services.tools.types import (
+    BadArgument,
+    Context,
+    Example,
+    Output,
+    Pattern,
+    ToolFailed,
+    ToolSpec,
+    number,
+    text,
+)
+
+_SHOWN_DIGITS: Final = 10
+
+
+def _patterns(kind: str) -> tuple[Pattern, ...]:
+    """Ways to ask for a conversion within one kind: units of another kind never match, so "100 meters in
+    seconds" asks for nothing."""
+    names = any_of(*(name.replace(" ", "[ -]").replace("^", r"\^") for name in measures.names_of(kind)))
+    degree = "(?:°|degrees? )?" if kind == "temperature" else ""
+    unit = rf"{degree}{names}(?![\w³²^/])"
+    value = rf"(?P<value>(?:minus |negative )?{AMOUNT})"
+    arguments = (number("value"), text("from"), text("to"))
+    return (
+        # 10 miles in km; convert 3 feet to metres; 70 kg, how much is that in pounds
+        Pattern(
+            rf"(?<![\w.,/+*-]){value} ?(?P<from>{unit})(?: (?:is|are|equals?|makes?|be))?+,?"
+            rf"(?: (?:(?:what|how (?:much|many|long|far|tall|heavy|warm|hot|fast)) (?:is|are) (?:that|it|this) ))?+"
+            rf" ?(?:in|to|into|as|expressed in|converted to) (?P<to>{unit}){END}",
+            arguments,
+        ),
+        # how many grams are in 3 ounces; how many feet is 1.85 m; how many feet does a mile have
+        Pattern(
+            rf"\bhow (?:many|much) (?P<to>{unit})(?: (?:is|are|there|do|does|make|makes|fit|go|equal|equals|you get))"
+            rf"{{0,3}}+(?: (?:in|into|to|from))?+ (?P<value>{AMOUNT}) ?(?P<from>{unit})"
+            rf"(?: (?:have|has|make|equal|contain|hold))?+{END}",
+            arguments,
+        ),
+        # what is the number of seconds in a week
+        Pattern(
+            rf"(?:{ASK}|{BEGIN})(?:the )?number of (?P<to>{unit}) (?:in|per) "
+            rf"(?P<value>{AMOUNT}) ?(?P<from>{unit}){END}",
+            arguments,
+        ),
+        # in kilometres, how far is 26 miles
+        Pattern(
+            rf"\b(?:in|into) (?P<to>{unit}),? (?:what|how (?:much|many|long|far|tall|heavy|warm|hot|fast)) (?:is|are) "
+            rf"(?P<value>{AMOUNT}) ?(?P<from>{unit}){END}",
+            arguments,
+        ),
+    )
+
+
+SPEC: Final = ToolSpec(
+    name="units",
+    description=(
+        f"Converts a value between units of the same kind ({', '.join(measures.KINDS)}): "
+        "miles to km, °F to °C, cups to mL, MB to MiB, hours to seconds."
+    ),
+    input_schema={
+        "type": "object",
+        "properties": {
+            "value": {"type": "number", "minimum": -1e300, "maximum": 1e300},
+            "from": {"type": "string", "minLength": 1, "maxLength": 40, "description": "unit, such as 'miles', 'km/h'"},
+            "to": {"type": "string", "minLength": 1, "maxLength": 40, "description": "unit of the same kind"},
+        },
+        "required": ["value", "from", "to"],
+        "additionalProperties": False,
+    },
+    output_schema={
+        "type": "object",
+        "properties": {
+            "value": {"type": "number"},
+            "unit": {"type": "string", "description": "symbol of the unit of `value`"},
+            "from_value": {"type": "number"},
+            "from_unit": {"type": "string"},
+            "kind": {"enum": list(measures.KINDS)},
+        },
+        "required": ["value", "unit", "from_value", "from_unit", "kind"],
+        "additionalProperties": False,
+    },
+    timeout_s=1.0,
+    max_concurrency=64,
+    patterns=tuple(pattern for kind in measures.KINDS for pattern in _patterns(kind)),
+    examples=(
+        Example({"value": 10, "from": "miles", "to": "km"}, "10 mi = 16.09344 km"),
+        Example({"value": 98.6, "from": "°F", "to": "Celsius"}, "98.6 °F = 37 °C"),
+        Example({"value": 1, "from": "week", "to": "seconds"}, "1 week = 604800 s"),
+        Example({"value": 2, "from": "GB", "to": "MiB"}, "2 GB ≈ 1907.348633 MiB"),
+    ),
+)
+
+
+def open(documents: DocumentFinder) -> ToolFunction:
+    """Units need nothing."""
+    return convert
+
+
+async def convert(arguments: dict[str, Any], context: Context, /) -> Output:
+    """Convert ``arguments["value"]``."""
+    source, target = _unit("from", arguments["from"]), _unit("to", arguments["to"])
+    if source.kind != target.kind:
+        raise BadArgument(
+            "to",
+            arguments["to"],
+            f"{target.symbol} is a unit of {target.kind}, {source.symbol} one of {source.kind}; "
+            f"allowed are: {_listed(source.kind)}",
+        )
+    given = Fraction(repr(arguments["value"]))  # the decimal that was written, not the double nearest to it
+    if source.kind == "temperature" and given * source.factor + source.offset < 0:
+        raise ToolFailed(f"{_plain(given)} {source.symbol} is below absolute zero, 0 K")
+    exact = measures.convert(given, source, target)
+    value = float(exact)
+    if not math.isfinite(value):
+        raise ToolFailed(f"the value in {target.symbol} is too large for a number")
+    shown = _plain(exact)
+    same = "=" if Fraction(shown) == exact else "≈"
+    result = {
+        "value": value,
+        "unit": target.symbol,
+        "from_value": arguments["value"],
+        "from_unit": source.symbol,
+        "kind": source.kind,
+    }
+    return Output(result, f"{_plain(given)} {source.symbol} {same} {shown} {target.symbol}")
+
+
+def _unit(argument: str, name: str) -> measures.Unit:
+    unit = measures.find(name)
+    if unit is None:
+        raise BadArgument(argument, name, f"not a unit known here; there are: {_listed()}")
+    return unit
+
+
+def _listed(kind: str = "") -> str:
+    return ", ".join(unit.symbol for unit in measures.UNITS if kind in ("", unit.kind))
+
+
+def _plain(value: Fraction) -> str:
+    """At most ten significant digits, without an exponent where it is short."""
+    rounded = Decimal(f"{Decimal(value.numerator) / Decimal(value.denominator):.{_SHOWN_DIGITS}g}").normalize()
+    return f"{rounded:f}" if -7 < rounded.adjusted() < 16 else f"{rounded:e}"
