@@ -36,7 +36,7 @@ FORMATS: Final = ("auto", "json", "console")
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 MASK: Final = "***"
 _MAX_QUEUED: Final = 10_000
-_MAX_BATCH: Final = 200
+_MAX_BATCH: Final = 64  # rendering holds the interpreter's lock, the write after it lets go
 _MAX_VALUE_CHARS: Final = 8_192
 _SECRET_KEY: Final = re.compile(
     r"(^|[_\-.])(token|secret|password|passwd|api[_\-]?key|authorization|credentials?)$", re.I

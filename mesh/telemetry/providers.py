@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.trace import Tracer
 
 from mesh.telemetry.logs import LogPipeline
@@ -14,6 +14,7 @@ from mesh.telemetry.metrics import Metrics
 from mesh.telemetry.spans import SpanSender
 
 _LOG_SHARE_OF_SHUTDOWN: Final = 0.25
+_MAX_ATTRIBUTE_CHARS: Final = 8_192  # a prompt, recorded by opt-in, must not fill the queue
 
 
 class Telemetry:
@@ -75,7 +76,11 @@ def setup(
     attributes = {"service.name": service, "service.instance.id": instance_id, "service.version": version}
     if zone:
         attributes["cloud.availability_zone"] = zone
-    provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
+    provider = TracerProvider(
+        resource=Resource.create(attributes),
+        span_limits=SpanLimits(max_attribute_length=_MAX_ATTRIBUTE_CHARS),
+        shutdown_on_exit=False,
+    )
     sender = None
     if otlp_endpoint:
         sender = SpanSender(otlp_endpoint)

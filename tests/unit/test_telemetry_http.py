@@ -10,20 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mesh.http import http_endpoint
 from mesh.telemetry import Metrics
+from tests.support.http import get
 
 
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics(service="tools", instance_id="t-1", version="v1")
-
-
-async def get(port: int, path: str, headers: str = "", host: str = "127.0.0.1") -> tuple[int, str, str]:
-    """Status, head and body of one plain HTTP request."""
-    reader, writer = await asyncio.open_connection(host, port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n".encode())
-    head, _, body = (await asyncio.wait_for(reader.read(), 5)).decode().partition("\r\n\r\n")
-    writer.close()
-    return int(head.split()[1]), head.lower(), body
 
 
 async def test_healthz_flips_with_the_process(metrics: Metrics) -> None:
