@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
+from services.generator.text.words import ABBREVIATIONS
+
 MAX_SENTENCE_CHARS: Final = 600
 
 
@@ -52,29 +54,6 @@ _END = re.compile(r"[。！？!?]+[”’』」）)\"'*]*|[.…]+[”’）)\"'*
 _PROSE_CUTS: Final = ("；;", "，,、", "\n", " \t")
 _CODE_CUTS: Final = ("\n", " \t")
 _CJK_STOP = frozenset("。！？")
-_ABBREVIATIONS = frozenset(
-    (
-        "Mr",
-        "Mrs",
-        "Ms",
-        "Dr",
-        "Prof",
-        "St",
-        "Sr",
-        "Jr",
-        "Gen",
-        "Col",
-        "Lt",
-        "Sgt",
-        "Rev",
-        "Mt",
-        "Ft",
-        "Inc",
-        "Ltd",
-        "Co",
-    )
-    + ("Corp", "vs", "etc", "e.g", "i.e", "cf", "No", "Fig", "fig", "Vol", "vol", "pp", "ca", "approx")
-)
 
 
 def split(text: str) -> list[Sentence]:
@@ -135,7 +114,7 @@ def _ends(text: str, mark: int, after: int, left: int, end: int) -> bool:
     word = text[word_from:mark].lstrip("(\"'“‘*")
     if word.isdigit() and not text[left:word_from].strip():  # "1." that numbers a list
         return False
-    return not (word in _ABBREVIATIONS or (len(word) == 1 and word.isalpha() and word.isascii()))
+    return not (word in ABBREVIATIONS or (len(word) == 1 and word.isalpha() and word.isascii()))
 
 
 def _append(found: list[Sentence], text: str, left: int, right: int, kind: Kind) -> None:

@@ -29,6 +29,7 @@ _ENDINGS: Final = (
     *("ations", "ation", "ments", "ment", "ingly", "edly", "ness", "ings", "ing", "ions", "ion", "ies", "ied"),
     *("ers", "ors", "ed", "es", "er", "or", "ly", "al", "s", "e", "y"),
 )
+MAX_TERMS: Final = 64
 _MIN_STEM_CHARS: Final = 3
 _MIN_KIN_CHARS: Final = 4
 _MAX_KIN_ENDING_CHARS: Final = 3
@@ -84,10 +85,12 @@ class Question:
 
 
 def read(question: str) -> Question:
-    """Read a question."""
+    """Read a question; of a long one the first MAX_TERMS terms."""
     terms: dict[str, Term] = {}
     first = True  # a capital at the beginning says nothing
     for match in WORD.finditer(_ASKING.sub(" ", question)):
+        if len(terms) >= MAX_TERMS:
+            break
         word = match.group()
         if is_cjk(word[0]):
             for pair in [word[i : i + 2] for i in range(len(word) - 1)] or [word]:
@@ -102,7 +105,7 @@ def read(question: str) -> Question:
         key = stem(lower)
         weight = COMMON_WEIGHT if not proper and key in _COMMON_STEMS else 1.0
         terms.setdefault(key, Term(key, weight, proper))
-    return Question(tuple(terms.values()), _WHAT_IS.search(question) is not None)
+    return Question(tuple(terms.values())[:MAX_TERMS], _WHAT_IS.search(question) is not None)
 
 
 def _cjk_weight(pair: str) -> float:

@@ -1,4 +1,4 @@
-"""Words that carry little, in English and Chinese: data of `terms`.
+"""Words that carry little, in English and Chinese (data of `terms`), and abbreviations (data of `sentences`).
 
 STOP and CJK_FUNCTION only join other words, COMMON and CJK_COMMON are found in any text. Sorted.
 """
@@ -39,7 +39,12 @@ _CJK_COMMON_TEXT = """
     比例 现在 百分 目前 目的 相同 称为 第一 类型 系统 组织 结束 结果 自己 著名 表示 认为 进行 通过 部分 重要 问题
     需要 首次
 """
+_ABBREVIATIONS_TEXT = """
+    Co Col Corp Dr Fig Ft Gen Inc Lt Ltd Mr Mrs Ms Mt No Prof Rev Sgt Sr St Jr Vol approx ca cf e.g etc fig i.e pp vol
+    vs
+"""
 STOP: Final = frozenset(_STOP_TEXT.split())
 COMMON: Final = frozenset(_COMMON_TEXT.split())
 CJK_COMMON: Final = frozenset(_CJK_COMMON_TEXT.split())
 CJK_FUNCTION: Final = frozenset(_CJK_FUNCTION_TEXT)
+ABBREVIATIONS: Final = frozenset(_ABBREVIATIONS_TEXT.split())

@@ -1,0 +1,240 @@
+"""Between protobuf and the domain. What comes in is checked here, field by field, before any model sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
+
+from mesh.validation import check_range, check_text, invalid, shorten
+from services.generator.types import (
+    MAX_OUTPUT_TOKENS,
+    Citation,
+    Degradation,
+    Event,
+    Finished,
+    FinishReason,
+    Message,
+    ModelInfo,
+    Passage,
+    Request,
+    Resume,
+    Role,
+    Sampling,
+    Started,
+    ToolCall,
+    ToolOffer,
+    Usage,
+)
+from weft.common.v1 import accounting_pb2, passage_pb2
+from weft.generator.v1 import generator_pb2 as pb
+
+MAX_MESSAGES: Final = 256
+MAX_CONTENT_CHARS: Final = 131_072
+MAX_PASSAGES: Final = 64
+MAX_PASSAGE_CHARS: Final = 8_192
+MAX_TOOLS: Final = 64
+MAX_STOPS: Final = 16
+MAX_STOP_CHARS: Final = 256
+MAX_NAME_CHARS: Final = 256
+MAX_PRIORITY: Final = 9
+MAX_TOP_K: Final = 1_000
+
+_ROLES: Final[Mapping[int, Role]] = {
+    pb.ROLE_SYSTEM: Role.SYSTEM,
+    pb.ROLE_USER: Role.USER,
+    pb.ROLE_ASSISTANT: Role.ASSISTANT,
+    pb.ROLE_TOOL: Role.TOOL,
+}
+_REASONS: Final[Mapping[FinishReason, pb.FinishReason]] = {
+    FinishReason.STOP: pb.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
+    FinishReason.ABSTAINED: pb.FINISH_REASON_ABSTAINED,
+}
+
+
+def request(message: pb.GenerateRequest) -> Request:
+    """Check a request and turn it into the domain's.
+
+    Raises:
+        WeftError: INVALID_FIELD with the field's path, what it holds and what is allowed.
+    """
+    _check_count("messages", len(message.messages), 1, MAX_MESSAGES)
+    _check_count("passages", len(message.passages), 0, MAX_PASSAGES)
+    _check_count("tools", len(message.tools), 0, MAX_TOOLS)
+    messages = tuple(_message(f"messages[{index}]", item) for index, item in enumerate(message.messages))
+    if messages[-1].role not in (Role.USER, Role.TOOL):
+        last = f"messages[{len(messages) - 1}].role"
+        raise invalid(last, "is neither the user's nor a tool's; the last must be", role=messages[-1].role)
+    check_range("priority", message.priority, 0, MAX_PRIORITY)
+    if message.template.name or message.template.version:
+        raise invalid("template", "names a prompt template, and none is stored here; leave it unset")
+    return Request(
+        messages=messages,
+        passages=tuple(_passage(f"passages[{index}]", item) for index, item in enumerate(message.passages)),
+        model=check_text("model", message.model, max_chars=MAX_NAME_CHARS, min_chars=0, allow_newlines=False),
+        tools=tuple(ToolOffer(tool.name, tool.description, _plain(tool.input_schema)) for tool in message.tools),
+        sampling=_sampling(message.sampling),
+        json_schema=_json_schema(message),
+        resume=_resume(message),
+        include_token_ids=message.include_token_ids,
+        priority=message.priority,
+        grounded_only=message.grounded_only if message.HasField("grounded_only") else True,
+    )
+
+
+def _check_count(field: str, count: int, low: int, high: int) -> None:
+    if not low <= count <= high:
+        raise invalid(field, f"has {count} entries; allowed is {low} to {high}", count=count, low=low, high=high)
+
+
+def _message(field: str, message: pb.Message) -> Message:
+    role = _ROLES.get(message.role)
+    if role is None:
+        allowed = ", ".join(pb.Role.Name(number) for number in _ROLES)
+        raise invalid(f"{field}.role", f"is {message.role}; allowed is {allowed}", role=message.role)
+    content = f"{field}.content"
+    if role is Role.TOOL:  # what a tool found is data: it is bounded, not judged
+        if len(message.content) > MAX_CONTENT_CHARS:
+            raise _too_long(content, len(message.content), MAX_CONTENT_CHARS)
+    else:
+        least = 0 if role is Role.ASSISTANT and message.tool_calls else 1
+        check_text(content, message.content, max_chars=MAX_CONTENT_CHARS, min_chars=least)
+    calls = tuple(ToolCall(call.id, call.name, _plain(call.arguments)) for call in message.tool_calls)
+    return Message(role, message.content, calls, message.tool_call_id, message.name)
+
+
+def _passage(field: str, passage: passage_pb2.Passage) -> Passage:
+    for name, text, limit in (
+        ("text", passage.text, MAX_PASSAGE_CHARS),
+        ("title", passage.title, MAX_PASSAGE_CHARS),
+        ("section", passage.section, MAX_PASSAGE_CHARS),
+    ):
+        if len(text) > limit:
+            raise _too_long(f"{field}.{name}", len(text), limit)
+    return Passage(passage.name, passage.text, passage.title, passage.section, passage.page, passage.source)
+
+
+def _too_long(field: str, length: int, limit: int) -> Exception:
+    return invalid(field, f"has {length} characters; at most {limit} are allowed", length=length, limit=limit)
+
+
+def _sampling(sampling: pb.Sampling) -> Sampling:
+    _check_count("sampling.stop", len(sampling.stop), 0, MAX_STOPS)
+    for index, word in enumerate(sampling.stop):
+        if not 1 <= len(word) <= MAX_STOP_CHARS:
+            raise invalid(
+                f"sampling.stop[{index}]",
+                f"is {shorten(word)!r} with {len(word)} characters; allowed is 1 to {MAX_STOP_CHARS}",
+                length=len(word),
+            )
+    top_p = _optional(sampling, "top_p", 0.0, 1.0)
+    if top_p == 0.0:
+        raise invalid("sampling.top_p", "is 0; it must be above 0, to 1", value=top_p)
+    return Sampling(
+        temperature=_optional(sampling, "temperature", 0.0, 2.0),
+        top_p=top_p,
+        top_k=_optional_int(sampling, "top_k", 0, MAX_TOP_K),
+        max_tokens=_optional_int(sampling, "max_tokens", 1, MAX_OUTPUT_TOKENS),
+        stop=tuple(sampling.stop),
+        seed=sampling.seed if sampling.HasField("seed") else None,
+        presence_penalty=_optional(sampling, "presence_penalty", -2.0, 2.0),
+        frequency_penalty=_optional(sampling, "frequency_penalty", -2.0, 2.0),
+    )
+
+
+def _optional(sampling: pb.Sampling, name: str, low: float, high: float) -> float | None:
+    return check_range(f"sampling.{name}", getattr(sampling, name), low, high) if sampling.HasField(name) else None
+
+
+def _optional_int(sampling: pb.Sampling, name: str, low: int, high: int) -> int | None:
+    value = _optional(sampling, name, low, high)
+    return None if value is None else int(value)
+
+
+def _json_schema(message: pb.GenerateRequest) -> Mapping[str, Any] | None:
+    return _plain(message.response_format.json_schema) if message.response_format.HasField("json_schema") else None
+
+
+def _resume(message: pb.GenerateRequest) -> Resume | None:
+    if not message.HasField("resume"):
+        return None
+    given = message.resume
+    return Resume(tuple(given.prompt_token_ids), tuple(given.output_token_ids), given.emitted_chars)
+
+
+def _plain(struct: Struct) -> Mapping[str, Any]:
+    plain: Mapping[str, Any] = json_format.MessageToDict(struct)
+    return plain
+
+
+def response(event: Event, sequence: int, include_token_ids: bool) -> pb.GenerateResponse:
+    """Turn an event of the domain into a message of the stream."""
+    if isinstance(event, Started):
+        return pb.GenerateResponse(sequence=sequence, started=_started(event, include_token_ids))
+    if isinstance(event, Finished):
+        return pb.GenerateResponse(sequence=sequence, finished=_finished(event))
+    ids = event.token_ids if include_token_ids else ()
+    return pb.GenerateResponse(sequence=sequence, delta=pb.GenerateDelta(text=event.text, token_ids=ids))
+
+
+def _started(event: Started, include_token_ids: bool) -> pb.GenerateStarted:
+    return pb.GenerateStarted(
+        model=event.model,
+        model_version=event.capabilities.version,
+        backend=event.capabilities.backend,
+        can_resume=event.capabilities.can_resume,
+        prompt_token_ids=event.prompt_token_ids if include_token_ids else (),
+    )
+
+
+def _finished(event: Finished) -> pb.GenerateFinished:
+    end = event.end
+    finished = pb.GenerateFinished(
+        reason=_REASONS[end.reason],
+        usage=_usage(end.usage),
+        citations=map(_citation, end.citations),
+        degraded=map(_degradation, event.degraded),
+    )
+    for call in end.tool_calls:
+        finished.tool_calls.add(id=call.id, name=call.name).arguments.update(dict(call.arguments))
+    return finished
+
+
+def _usage(usage: Usage) -> accounting_pb2.Usage:
+    return accounting_pb2.Usage(
+        input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cached_tokens=usage.cached_tokens
+    )
+
+
+def _citation(citation: Citation) -> passage_pb2.Citation:
+    return passage_pb2.Citation(
+        passage=citation.passage,
+        start_char=citation.start_char,
+        end_char=citation.end_char,
+        quote=citation.quote,
+        title=citation.title,
+        section=citation.section,
+        page=citation.page,
+        source=citation.source,
+    )
+
+
+def _degradation(degradation: Degradation) -> accounting_pb2.Degradation:
+    return accounting_pb2.Degradation(
+        stage=degradation.stage, reason=degradation.reason, fallback=degradation.fallback, detail=degradation.detail
+    )
+
+
+def model(info: ModelInfo) -> pb.Model:
+    """Turn a model's description into protobuf."""
+    return pb.Model(
+        name=info.name,
+        backend=info.capabilities.backend,
+        context_tokens=info.capabilities.context_tokens,
+        can_resume=info.capabilities.can_resume,
+        default=info.default,
+    )

@@ -1,0 +1,131 @@
+"""Answers a request with one of the operator's models.
+
+    pick by name -> the model's first piece -> Started, pieces coalesced, Finished
+         └── failed before its first piece -> the next model in the operator's order, noted in `degraded`
+
+Nothing is sent before the first piece is there. Until then another model can still answer, and so can another
+replica: the mesh repeats a call whose server died before its first byte. After it a failure is the caller's to
+know; it may resume where the model can continue. An answer is resumed by the model that began it or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Final
+
+from services.generator.coalesce import coalesced
+from services.generator.ports import Model
+from services.generator.types import (
+    Degradation,
+    Event,
+    Finished,
+    ModelInfo,
+    Piece,
+    Prompt,
+    Request,
+    Started,
+)
+from weft.errors import Reason, WeftError, error
+
+COALESCE_INTERVAL_S: Final = 0.025
+FALLBACK_REASONS: Final = frozenset({Reason.MODEL_UNAVAILABLE, Reason.DEPENDENCY_UNAVAILABLE})
+
+_log = logging.getLogger(__name__)
+
+
+class Generator:
+    """Owns the models. One object serves any number of calls at once."""
+
+    def __init__(self, models: Mapping[str, Model], *, coalesce_interval_s: float = COALESCE_INTERVAL_S) -> None:
+        """Take the models by name, in fallback order; the first is the default."""
+        self._models = dict(models)
+        self._coalesce_interval_s = coalesce_interval_s
+
+    def models(self) -> list[ModelInfo]:
+        """Return the models in fallback order."""
+        return [
+            ModelInfo(name, model.capabilities, index == 0) for index, (name, model) in enumerate(self._models.items())
+        ]
+
+    async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Yield Started, pieces, one Finished. Closing the generator stops the model.
+
+        Raises:
+            WeftError: MODEL_NOT_FOUND, RESUME_UNSUPPORTED, INVALID_FIELD, and what the model raises.
+        """
+        ladder = self._ladder(request)
+        degraded: list[Degradation] = []
+        for step, name in enumerate(ladder):
+            begun = False
+            try:
+                async with aclosing(self._answer(name, request, tuple(degraded))) as events:
+                    async for event in events:
+                        begun = True
+                        yield event
+                return
+            except WeftError as err:
+                if begun or step + 1 == len(ladder) or err.reason not in FALLBACK_REASONS:
+                    raise
+                following = ladder[step + 1]
+                _log.warning("model %s failed before its first token, %s answers: %s", name, following, err)
+                degraded.append(Degradation("generation", err.reason, f"model:{following}", f"{name}: {err.message}"))
+
+    def _ladder(self, request: Request) -> list[str]:
+        """Return the names of the models to try, in order."""
+        names = list(self._models)
+        name = request.model or names[0]
+        if name not in self._models:
+            raise error(
+                Reason.MODEL_NOT_FOUND,
+                f"there is no model {name!r}; there are: {', '.join(names)}. Leave `model` empty for {names[0]!r}",
+                field="model",
+                model=name,
+                models=",".join(names),
+            )
+        capabilities = self._models[name].capabilities
+        if request.resume is not None:
+            if not capabilities.can_resume:
+                raise error(
+                    Reason.RESUME_UNSUPPORTED,
+                    f"model {name!r} ({capabilities.backend}:) can't continue an interrupted answer; "
+                    "ask again without `resume`",
+                    model=name,
+                    backend=capabilities.backend,
+                )
+            return [name]
+        if request.json_schema is None:
+            return names[names.index(name) :]
+        able = [other for other in names if self._models[other].capabilities.json_schema]
+        if name not in able:
+            raise error(
+                Reason.INVALID_FIELD,
+                f"response_format: model {name!r} ({capabilities.backend}:) can't hold its output to a JSON Schema; "
+                + (f"these can: {', '.join(able)}" if able else "no model here can; leave response_format unset"),
+                field="response_format.json_schema",
+                model=name,
+                models=",".join(able),
+            )
+        return able[able.index(name) :]
+
+    async def _answer(
+        self, name: str, request: Request, degraded: tuple[Degradation, ...]
+    ) -> AsyncGenerator[Event, None]:
+        model = self._models[name]
+        started = Started(name, model.capabilities)
+        begun = False
+        async with aclosing(coalesced(model.generate(request), self._coalesce_interval_s)) as events:
+            async for event in events:
+                if isinstance(event, Prompt):
+                    started = Started(name, model.capabilities, event.token_ids)
+                    continue
+                if not begun:
+                    begun = True
+                    yield started
+                if isinstance(event, Piece):
+                    yield event
+                else:
+                    yield Finished(event, degraded)
+                    return
+        raise error(Reason.INTERNAL, f"model {name!r} stopped without saying why", model=name)

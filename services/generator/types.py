@@ -1,0 +1,224 @@
+"""What the generator's domain speaks of. Plain values: no protobuf, no gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, TypeAlias
+
+MAX_OUTPUT_TOKENS: Final = 1_048_576  # what a request may ask for; a model's own limit may be lower
+
+
+class Role(StrEnum):
+    """Author of a message."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    ABSTAINED = "abstained"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A model's wish to have a tool run."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One entry of a conversation."""
+
+    role: Role
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a document that may ground an answer."""
+
+    name: str
+    text: str
+    title: str = ""
+    section: str = ""
+    page: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A span of the answer, in code points of the whole text, and the passage that it rests on."""
+
+    passage: str
+    start_char: int
+    end_char: int
+    quote: str
+    title: str = ""
+    section: str = ""
+    page: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen. None takes the model's default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    """Of the whole answer: a resumed part counts."""
+    stop: tuple[str, ...] = ()
+    """The answer ends before the first of these, which is not part of it."""
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """An interrupted answer, to be continued at its next token."""
+
+    prompt_token_ids: tuple[int, ...]
+    output_token_ids: tuple[int, ...]
+    emitted_chars: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOffer:
+    """A tool that the model may ask for."""
+
+    name: str
+    description: str
+    input_schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One answer to be made."""
+
+    messages: tuple[Message, ...]
+    passages: tuple[Passage, ...] = ()
+    model: str = ""
+    """Empty for the operator's default."""
+    tools: tuple[ToolOffer, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    json_schema: Mapping[str, Any] | None = None
+    """What the whole text must fit; None for free text."""
+    resume: Resume | None = None
+    include_token_ids: bool = False
+    priority: int = 0
+    grounded_only: bool = True
+    """Whether to abstain where the passages hold no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that a model read and wrote in one call."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Degradation:
+    """What was skipped, why, and what stood in."""
+
+    stage: str
+    reason: str
+    fallback: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a model can do; fixed for its lifetime."""
+
+    backend: str
+    """Scheme of its URL."""
+    version: str = ""
+    context_tokens: int = 0
+    """Prompt and answer together; 0 where there is no limit."""
+    can_resume: bool = False
+    json_schema: bool = False
+    """Whether it can hold its output to a schema."""
+
+
+# What a model yields: a Prompt first where the token ids are known, pieces, exactly one End.
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The prompt, as the model reads it."""
+
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text to append, and its tokens."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The answer is whole."""
+
+    reason: FinishReason
+    usage: Usage
+    citations: tuple[Citation, ...] = ()
+    """By start."""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+ModelEvent: TypeAlias = Prompt | Piece | End
+
+
+# What the generator yields: Started, pieces, exactly one Finished.
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A model has begun to answer."""
+
+    model: str
+    capabilities: Capabilities
+    prompt_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answer is whole."""
+
+    end: End
+    degraded: tuple[Degradation, ...] = ()
+
+
+Event: TypeAlias = Started | Piece | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model that can be asked for."""
+
+    name: str
+    capabilities: Capabilities
+    default: bool

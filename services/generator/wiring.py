@@ -1,0 +1,36 @@
+"""Puts a generator together: models from their URLs, the domain, the servicer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from mesh import plugins
+from mesh.app import Runtime
+from mesh.plugins import Url
+from mesh.server import Binding
+from services.generator.generation import Generator
+from services.generator.ports import Model
+from services.generator.servicer import GeneratorServicer
+from services.generator.settings import Settings
+from weft.generator.v1 import generator_pb2, generator_pb2_grpc
+
+
+@asynccontextmanager
+async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[Binding]]:
+    """Open and start every model, in order; close them in reverse."""
+    async with AsyncExitStack() as stack:
+        models: dict[str, Model] = {}
+        for name, raw in settings.generator.models.items():
+            url = Url.parse(raw)
+            model: Model = plugins.load("services.generator.models", url).open(url)
+            stack.push_async_callback(model.close)
+            await model.start()
+            models[name] = model
+        yield [
+            Binding(
+                generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"],
+                generator_pb2_grpc.add_GeneratorServiceServicer_to_server,
+                GeneratorServicer(Generator(models)),
+            )
+        ]
