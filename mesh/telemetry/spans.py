@@ -22,6 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from math import ceil
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -92,8 +93,8 @@ class SpanSender(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until the queue is empty. Blocks: for scripts and tests, not for the event loop."""
         end_s = time.monotonic() + timeout_millis / 1_000
-        self._wake.set()
         while self._queue or self._sending:
+            self._wake.set()
             if time.monotonic() > end_s or not self._thread.is_alive():
                 return False
             time.sleep(0.005)
@@ -125,8 +126,10 @@ class SpanSender(SpanProcessor):
         while not self._stopping:
             self._wake.wait(_DELAY_S)
             self._wake.clear()
-            while self._queue and not self._away:
-                self._send()
+            # What is there now; what comes meanwhile waits for the next round, or calls would be many and small.
+            for _ in range(ceil(len(self._queue) / _MAX_BATCH_SPANS)):
+                if not self._away:
+                    self._send()
             if self._away:
                 self._pause()
         while self._queue:
