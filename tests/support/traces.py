@@ -73,12 +73,16 @@ def draw(spans: Iterable[trace_pb2.Span]) -> str:
     for span in ordered:
         children.setdefault(span.parent_span_id if span.parent_span_id in ids else "", []).append(span)
     lines: list[str] = []
+    drawn: set[int] = set()  # a broken trace may hold cycles and ids that repeat
 
-    def walk(parent_id: str, depth: int) -> None:
-        for span in children.get(parent_id, []):
-            milliseconds = (span.end_unix_ns - span.start_unix_ns) / 1e6
-            lines.append(f"{'  ' * depth}{label(span)} {span.status} {milliseconds:.1f} ms")
-            walk(span.span_id, depth + 1)
+    def walk(siblings: Iterable[trace_pb2.Span], depth: int) -> None:
+        for span in siblings:
+            if id(span) not in drawn:
+                drawn.add(id(span))
+                milliseconds = (span.end_unix_ns - span.start_unix_ns) / 1e6
+                lines.append(f"{'  ' * depth}{label(span)} {span.status} {milliseconds:.1f} ms")
+                walk(children.get(span.span_id, []), depth + 1)
 
-    walk("", 1)
+    walk(children.get("", []), 1)
+    walk(ordered, 1)  # what hangs on nothing
     return "\n".join(lines)
