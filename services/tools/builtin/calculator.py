@@ -85,6 +85,11 @@ SPEC: Final = ToolSpec(
     max_concurrency=64,
     patterns=(
         Pattern(rf"{ASK}{_NO_SUM}(?P<expression>{_EXPRESSION}){END}", (expression("expression"),)),
+        Pattern(
+            rf"\bwhat(?: does| do)?+ {_NO_SUM}(?P<expression>{_EXPRESSION}) "
+            rf"(?:is|are|equals?|makes?|gives?|comes? to|add up to){END}",
+            (expression("expression"),),
+        ),
         Pattern(rf"^{_NO_SUM}(?P<expression>{_EXPRESSION})\s?=?\s?[?.]?\s?$", (expression("expression"),)),
         Pattern(rf"{BEGIN}(?P<expression>{_PLAIN_SUM}){END}", (expression("expression"),)),
         Pattern(rf"{BEGIN}(?P<expression>{_VERB}){END}", (expression("expression"),)),

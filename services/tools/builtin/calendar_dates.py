@@ -49,7 +49,7 @@ _UNIT: Final = r"(?P<unit>days?+|weeks?+|months?+|years?+)\b"
 _IS: Final = r"(?:['’]?s| is| was| will be| falls? on)"
 _HOW_LONG: Final = r"\bhow (?:many (?:more )?(?:full )?(?:days|weeks)|long)"
 _THERE: Final = (
-    r"(?: (?:is|are|was|were|do|does|it|there|we|i|have|has|be|been|left|remain|remaining|to go|to wait|go))"
+    r"(?: (?:is|are|was|were|do|does|it|there|we|i|have|has|be|been|left|remain|remaining|to go|to wait|go)\b)"
 )
 _WHAT_DATE: Final = rf"(?:what(?:{_IS})? (?:the )?(?:calendar )?(?:date|day|weekday)|when)"
 _WHICH_DAY: Final = r"(?:what|which) (?:day of the week|week ?day|day)"
@@ -141,7 +141,7 @@ SPEC: Final = ToolSpec(
         # weekday of a day
         Pattern(
             rf"\b{_WHICH_DAY}(?: of the week)?+"
-            r"(?: (?:is|was|will|does|did|do|it|be|fall|falls|on|land)){1,4}+ "
+            r"(?: (?:is|was|will|does|did|do|it|be|fall|falls|on|land)\b){1,4}+ "
             rf"(?P<date>{DATE})(?: (?:be|fall|land))?+(?: on)?+(?: in)?+{END}",
             (constant("operation", "weekday"), date("date")),
         ),
@@ -173,16 +173,16 @@ SPEC: Final = ToolSpec(
         ),
         # a day plus or minus
         Pattern(
-            rf"\b{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date|that|fall|comes?)){{0,3}}+ "
+            rf"\b{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date|that|fall|comes?)\b){{0,3}}+ "
             rf"(?P<amount>{AMOUNT}) {_UNIT} (?:{_FROM_NOW}|(?:from|after) (?P<date>{DATE})){END}",
             (constant("operation", "add"), number("amount"), text("unit"), date("date", optional=True)),
         ),
         Pattern(
-            rf"\b{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date)){{0,3}}+ in (?P<amount>{AMOUNT}) {_UNIT}{END}",
+            rf"\b{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date)\b){{0,3}}+ in (?P<amount>{AMOUNT}) {_UNIT}{END}",
             (constant("operation", "add"), number("amount"), text("unit")),
         ),
         Pattern(
-            rf"\b{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date|that|fall)){{0,3}}+ "
+            rf"\b{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date|that|fall)\b){{0,3}}+ "
             rf"(?P<amount>{AMOUNT}) {_UNIT} (?:ago|earlier|before (?P<date>{DATE})){END}",
             (constant("operation", "subtract"), number("amount"), text("unit"), date("date", optional=True)),
         ),
@@ -215,7 +215,7 @@ SPEC: Final = ToolSpec(
         # ISO weeks
         Pattern(
             r"\b(?:what|which)(?:['’]?s| is)?+ (?:the )?(?:(?:iso |calendar )?week(?: number| of the year)?+)"
-            r"(?: (?:is|are|does|was|will|we|it|for|of|in|be|this)){1,3}+ "
+            r"(?: (?:is|are|does|was|will|we|it|for|of|in|be|this)\b){1,3}+ "
             rf"(?P<date>{DATE})(?: (?:fall|be))?+(?: in)?+{END}",
             (constant("operation", "iso_week"), date("date")),
         ),

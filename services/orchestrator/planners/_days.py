@@ -1,0 +1,108 @@
+"""Days as people name them, as a date of the calendar: "March 5, 2027", "5th of March", "24.12.2026",
+"tomorrow", "next Friday", "Christmas", "2027年1月1日".
+
+A day without a year is the next such day from today on, or the last one where the wording looks back.
+"12/11/2026" could be two days and is none; "12/25/2026" is one.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Final
+
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_RELATIVE: Final = {
+    "the day before yesterday": -2,
+    "yesterday": -1,
+    "today": 0,
+    "tomorrow": 1,
+    "the day after tomorrow": 2,
+    "前天": -2,
+    "昨天": -1,
+    "今天": 0,
+    "明天": 1,
+    "后天": 2,
+}
+_HOLIDAYS: Final = {
+    "christmas eve": (12, 24),
+    "christmas day": (12, 25),
+    "christmas": (12, 25),
+    "xmas": (12, 25),
+    "new years eve": (12, 31),
+    "new years day": (1, 1),
+    "new year day": (1, 1),
+    "new years": (1, 1),
+    "new year": (1, 1),
+    "halloween": (10, 31),
+    "valentines day": (2, 14),
+    "valentines": (2, 14),
+}
+_YEAR_FIRST: Final = re.compile(r"(\d{4})(?:[-/]|\s?年\s?)(\d{1,2})(?:[-/]|\s?月\s?)(\d{1,2})(?:\s?[日号])?")
+_YEAR_LAST: Final = re.compile(r"(\d{1,2})([/.])(\d{1,2})[/.](\d{4})")
+_MONTH_FIRST: Final = re.compile(r"([a-z]{3,9})\.? (?:the )?(\d{1,2})(?:st|nd|rd|th)?(?:,? (\d{4}))?")
+_DAY_FIRST: Final = re.compile(r"(?:the )?(\d{1,2})(?:st|nd|rd|th)? (?:of )?([a-z]{3,9})\.?(?:,? (\d{4}))?")
+_WEEKDAY: Final = re.compile(r"(?:(next|this|last|coming) )?([a-z]{6,9})")
+_HOLIDAY: Final = re.compile(r"([a-z ]+?)(?:,? (\d{4}))?")
+_YEARS_SEARCHED: Final = 8  # 29 February comes back within eight years
+
+
+def day(text: str, today: datetime.date, *, past: bool = False) -> str | None:
+    """The day as YYYY-MM-DD; None when ``text`` names none, or one that the calendar hasn't."""
+    try:
+        found = _day(" ".join(text.lower().replace("’", "'").split()), today, past)
+    except (ValueError, OverflowError):
+        return None
+    return None if found is None else found.isoformat()
+
+
+def _day(text: str, today: datetime.date, past: bool) -> datetime.date | None:
+    if text in _RELATIVE:
+        return today + datetime.timedelta(days=_RELATIVE[text])
+    if match := _YEAR_FIRST.fullmatch(text):
+        return datetime.date(*map(int, match.groups()))
+    if match := _YEAR_LAST.fullmatch(text):
+        return _year_last(int(match[1]), match[2], int(match[3]), int(match[4]))
+    if match := _MONTH_FIRST.fullmatch(text):
+        return _named(_month(match[1]), int(match[2]), match[3], today, past)
+    if match := _DAY_FIRST.fullmatch(text):
+        return _named(_month(match[2]), int(match[1]), match[3], today, past)
+    if (match := _WEEKDAY.fullmatch(text)) and match[2] in _WEEKDAYS:
+        return _weekday(_WEEKDAYS.index(match[2]), match[1], today, past)
+    if (match := _HOLIDAY.fullmatch(text.replace("'", ""))) and match[1] in _HOLIDAYS:
+        return _named(*_HOLIDAYS[match[1]], match[2], today, past)
+    return None
+
+
+def _month(name: str) -> int:
+    return _MONTHS.index(name[:3]) + 1
+
+
+def _year_last(first: int, mark: str, second: int, year: int) -> datetime.date | None:
+    if mark == "." or first > 12 or first == second:  # 24.12.2026, 24/12/2026
+        return datetime.date(year, second, first)
+    if second > 12:
+        return datetime.date(year, first, second)
+    return None
+
+
+def _named(month: int, day_of_month: int, year: str | None, today: datetime.date, past: bool) -> datetime.date | None:
+    if year is not None:
+        return datetime.date(int(year), month, day_of_month)
+    step = -1 if past else 1
+    for distance in range(_YEARS_SEARCHED + 1):
+        try:
+            found = datetime.date(today.year + step * distance, month, day_of_month)
+        except ValueError:
+            continue  # 29 February of a common year
+        if (found <= today) if past else (found >= today):
+            return found
+    return None
+
+
+def _weekday(index: int, which: str | None, today: datetime.date, past: bool) -> datetime.date:
+    """The nearest such weekday, today excluded: before today with "last" or a wording that looks back."""
+    if which == "last" or (past and which is None):
+        return today - datetime.timedelta(days=(today.weekday() - index - 1) % 7 + 1)
+    return today + datetime.timedelta(days=(index - today.weekday() - 1) % 7 + 1)
