@@ -56,7 +56,8 @@ def test_an_edge_too_few_too_many_or_unexpected_is_named() -> None:
     [
         (2, {"parent_span_id": "f" * 16}, "whose parent is not in the trace"),
         (2, {"parent_span_id": ""}, "has one root"),
-        (1, {"parent_span_id": f"{3:016x}"}, "no client"),
+        (0, {"kind": "internal"}, "no client"),
+        (1, {"parent_span_id": f"{3:016x}"}, "before its parent"),
         (2, {"parent_span_id": f"{1:016x}"}, "parent in another process"),
         (1, {"start_unix_ns": 5}, "before its parent"),
         (3, {"end_unix_ns": 7}, "ends before it begins"),
