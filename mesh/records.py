@@ -16,7 +16,7 @@ from weft.mesh.v1 import registry_pb2
 
 SERVICE_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 VERSION_LABEL: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}")
-_ID: Final = re.compile(r"[\x21-\x2e\x30-\x7e]{1,128}")
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _METHOD_PATH: Final = re.compile(r"/[A-Za-z0-9_.]+/[A-Za-z0-9_]+")
 _MAX_TAGS: Final = 64
 _MAX_METHODS: Final = 256
