@@ -1,6 +1,7 @@
 """Things that a test does with the SDK, each in a process of its own: it prints one JSON object.
 
-    python -m tests.support.sdk HOST:PORT ingest PATH
+python -m tests.support.sdk HOST:PORT ingest PATH
+python -m tests.support.sdk HOST:PORT ask 40 weft-route-canary=yes
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+import psutil
 
 import weft
 from tests.support.mesh import ROOT, Mesh
@@ -30,8 +34,8 @@ def in_child(mesh: Mesh, *arguments: str, timeout_s: float = 120.0) -> dict[str,
     return found
 
 
-async def ingest(client: weft.Client, path: str) -> dict[str, Any]:
-    result = await client.ingest([path])
+async def ingest(client: weft.Client, *paths: str) -> dict[str, Any]:
+    result = await client.ingest(list(paths))
     assert not result.failed, result
     return {"documents": result.documents, "chunks": result.chunks}
 
@@ -88,16 +92,38 @@ async def cancel(client: weft.Client, count: str) -> dict[str, Any]:
     }
 
 
+async def ask_with(client: weft.Client, count: str) -> dict[str, Any]:
+    """Ask a question of the documents so many times, each in a session of its own."""
+    for number in range(int(count)):
+        answer = await client.ask("How are documents split into passages?", session=f"ask-{time.time_ns()}-{number}")
+        assert not answer.degraded, answer
+    return {}
+
+
+def memory_mb() -> dict[str, float]:
+    """Resident memory of this mesh's orchestrators and generators, in MB."""
+    found = {"orchestrator": 0.0, "generator": 0.0}
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or ())
+        for name in found:
+            if f"-m services.{name}" in command and process.environ().get("WEFT_MESH") == sys.argv[1]:
+                found[name] += process.memory_info().rss / 1e6
+    return found
+
+
 CHORES: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
     "ingest": ingest,
     "sessions": sessions,
     "cancel": cancel,
+    "ask": ask_with,
 }
 
 
 async def main() -> None:
     address, chore, *rest = sys.argv[1:]
-    async with weft.Client(mesh=address) as client:
+    headers = dict(item.split("=", 1) for item in rest if "=" in item)
+    rest = [item for item in rest if "=" not in item]
+    async with weft.Client(mesh=address, headers=headers) as client:
         print(json.dumps(await CHORES[chore](client, *rest)))
 
 
