@@ -52,8 +52,6 @@ class _Traced:
     async def _intercept(self, continuation: Callable[..., Any], details: aio.ClientCallDetails, request: Any) -> Any:
         if self._prepare is not None:
             details = self._prepare(details)
-        if self._prepare is not None:
-            details = self._prepare(details)
         name, attributes = _describe(details.method)
         span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
         if not span.get_span_context().is_valid:  # no provider and no incoming context: nothing to carry

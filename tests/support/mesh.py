@@ -229,7 +229,7 @@ def running_mesh(
     mesh = Mesh(directory, registry=registry, environ=environ)
     try:
         mesh.spawn("controlplane", "mesh.controlplane")
-        mesh.spawn("collector", "mesh.telemetry.collector", WEFT_COLLECTOR__LISTEN=mesh.collector_address)
+        mesh.spawn("collector", "mesh.telemetry.collector", WEFT_PORT=mesh.collector_address.rpartition(":")[2])
         for service, count in replicas.items():
             for _ in range(count):
                 mesh.spawn_service(service)
