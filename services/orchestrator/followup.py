@@ -37,12 +37,14 @@ _CONTINUES: Final = re.compile(
     r"|那么?|还有|然后|另外|而且)",
     re.IGNORECASE,
 )
-_PREPOSITIONS: Final = frozenset(
-    "in on at for with without by from to of under over during before after as via".split()
-)
-_POINTERS: Final = frozenset(
-    "it its itself they them their theirs this that these those he him his she her hers one ones".split()
-)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_PREPOSITIONS: Final = _words("in on at for with without by from to of under over during before after as via")
+_POINTERS: Final = _words("it its itself they them their theirs this that these those he him his she her hers one ones")
 _BACK_REFERENCES: Final = re.compile(
     r"\bthe (?:same|former|latter|first one|second one|last one|other one|others?|above|previous)\b|\bsuch an? \w+"
     r"|它|他们|她们|这个|那个|这些|那些|上述|前者|后者|呢[?？\s]*$",
@@ -55,13 +57,13 @@ _EMPTY_IT: Final = re.compile(
     re.IGNORECASE,
 )
 _CJK: Final = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\u3040-\u30ff\uac00-\ud7af]")
-_FUNCTION_WORDS: Final = frozenset(
+_FUNCTION_WORDS: Final = _words(
     """a about all also am an and any are aren't as at be been being but by can can't could did didn't do does
     doesn't doing don't else ever every explain find for from get give go had has have he her him his how i if in into
     is isn't it its just let long made make many may me might more most much must my no not of off on one or our out
     over please same shall she should show so some such tell than that the their them then there these they thing
     things this those through to too under up us very was wasn't we were what what's when where which while who whom
-    whose why will with without won't would yet you your yours""".split()
+    whose why will with without won't would yet you your yours"""
 )
 
 
@@ -87,7 +89,8 @@ def leans_back(question: str) -> bool:
     if not places or _EMPTY_IT.search(question):
         return False
     telling = [place for place, word in enumerate(words) if word not in _FUNCTION_WORDS]
-    return places[0] < _POINTING_WORDS and not any(place < places[0] for place in telling) or len(telling) <= 1
+    begins_with_it = places[0] < _POINTING_WORDS and not any(place < places[0] for place in telling)
+    return begins_with_it or len(telling) <= 1
 
 
 def _telling_words(before: str, question: str) -> str:

@@ -1,10 +1,10 @@
 """Store, then show: the one way by which a turn's events reach its readers.
 
 Events gather here and leave together: one write to the session store, then one publication. Two rules say
-when. A **pressing** event leaves at once and takes with it what has gathered. Others wait at most
-``HOLD_S`` for company. Text is pressing when it is the first, or when the last text left ``interval_s``
-ago or more; else it waits for the rest of that interval. Pieces of text that leave together leave as one
-piece. So a short, quick answer costs two writes and a slow, long one a write each interval.
+when. Text leaves at once, and takes with it what has gathered, when it is the first or when the last text
+left ``interval_s`` ago or more; else it waits for the rest of that interval. Other events wait at most
+``HOLD_S`` for company. Pieces of text that leave together leave as one piece. So a short, quick answer
+costs two writes, and a long, slow one a write each interval.
 
 Sequences are given here, in the order of leaving, and stored with the events: they are the same for every
 reader on every replica.
@@ -19,14 +19,19 @@ from typing import Final
 
 from services.orchestrator.broadcast import Broadcast
 from services.orchestrator.ports import Sessions
-from services.orchestrator.records import NO_SEQUENCE, Entry, Lease, Prepared, Prompted
+from services.orchestrator.records import NO_SEQUENCE, Entry, Lease, Note, Prepared, Prompted
 from services.orchestrator.types import Event, Finished, TextDelta
 
 HOLD_S: Final = 0.005
 
 
 class Outbox:
-    """Where the stages of one turn put their events."""
+    """Where the stages of one turn put their events.
+
+    Attributes:
+        first_write_s: when the first write began, on the monotonic clock; None before it.
+        writing_s: what the writes so far took together, in seconds.
+    """
 
     def __init__(
         self,
@@ -44,18 +49,24 @@ class Outbox:
         self._tasks = tasks
         self._next = next_sequence
         self._interval_s = interval_s
-        self._gathered: list[Event | Prepared | Prompted] = []
+        self.first_write_s: float | None = None
+        self.writing_s = 0.0
+        self._gathered: list[Event | Note] = []
         self._text_left_s = float("-inf")
         self._leaving = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def put(self, event: Event | Prepared | Prompted, *, pressing: bool = False) -> None:
-        """Take an event in; returns once it has left if it is pressing, else at once."""
+    def gather(self, event: Event | Note) -> None:
+        """Take an event in that leaves with whatever leaves next."""
+        self._gathered.append(event)
+
+    async def put(self, event: Event) -> None:
+        """Take an event in and see that it leaves soon; a piece of text that is due leaves at once."""
         self._gathered.append(event)
         wait_s = HOLD_S
         if isinstance(event, TextDelta):
             wait_s = max(0.0, self._text_left_s + self._interval_s - time.monotonic())
-        if pressing or wait_s == 0.0:
+        if wait_s == 0.0:
             await self.leave()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._leave_later)
@@ -65,7 +76,10 @@ class Outbox:
         async with self._leaving:
             entries = self._take()
             if entries:
+                started_s = time.monotonic()
                 await self._sessions.append(self._lease, entries)
+                self.first_write_s = self.first_write_s or started_s
+                self.writing_s += time.monotonic() - started_s
                 self._broadcast.publish(entries)
 
     async def finish(self, finished: Finished, query: str) -> None:
@@ -101,9 +115,9 @@ class Outbox:
         return entries
 
 
-def _joined(events: Iterable[Event | Prepared | Prompted]) -> list[Event | Prepared | Prompted]:
+def _joined(events: Iterable[Event | Note]) -> list[Event | Note]:
     """The events, neighbouring pieces of text as one."""
-    joined: list[Event | Prepared | Prompted] = []
+    joined: list[Event | Note] = []
     for event in events:
         last = joined[-1] if joined else None
         if isinstance(event, TextDelta) and isinstance(last, TextDelta):

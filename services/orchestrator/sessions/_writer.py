@@ -50,7 +50,13 @@ class Writer:
         """
         job = _Job(operation, self._loop.create_future(), abandoned)
         self._add(job)
-        return await job.future
+        try:
+            result: T = await job.future
+        except asyncio.CancelledError:
+            if job.future.done() and not job.future.cancelled():
+                self._take_back(job)  # cancelled when the result was there and not taken yet
+            raise
+        return result
 
     def _add(self, job: _Job) -> None:
         with self._lock:
@@ -115,14 +121,16 @@ class Writer:
 
     def _deliver(self, batch: list[_Job]) -> None:
         for job in batch:
-            failed = isinstance(job.outcome, Exception)
-            if not job.future.done():
-                if failed:
-                    job.future.set_exception(job.outcome)
-                else:
-                    job.future.set_result(job.outcome)
-            elif job.abandoned is not None and not failed:
-                self._add(_Job(job.abandoned(job.outcome), self._loop.create_future(), None))
+            if job.future.done():
+                self._take_back(job)
+            elif isinstance(job.outcome, Exception):
+                job.future.set_exception(job.outcome)
+            else:
+                job.future.set_result(job.outcome)
+
+    def _take_back(self, job: _Job) -> None:
+        if job.abandoned is not None and not isinstance(job.outcome, Exception):
+            self._add(_Job(job.abandoned(job.outcome), self._loop.create_future(), None))
 
     async def close(self) -> None:
         """Commit what waits, then close the connection."""

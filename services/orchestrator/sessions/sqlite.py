@@ -67,6 +67,12 @@ async def open(url: Url, limits: Limits, now_s: Callable[[], float] = time.time)
 
 def path_of(url: Url) -> Path:
     """The file behind ``sqlite:///DIR`` (relative) or ``sqlite:////DIR`` (absolute)."""
+    if url.host or len(url.path) < 2:
+        raise error(
+            Reason.INVALID_FIELD,
+            f"{url}: expected sqlite:///DIR (relative) or sqlite:////DIR (absolute)",
+            value=url,
+        )
     return Path(url.path[1:]).expanduser() / "sessions.db"
 
 

@@ -1,0 +1,37 @@
+"""The Retriever port over RetrieverService."""
+
+from __future__ import annotations
+
+from grpc import aio
+
+from services.orchestrator import wire
+from services.orchestrator.types import Found, SearchQuery
+from weft.errors import from_rpc_error
+from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+
+
+class RetrieverPeer:
+    """Searches over a channel."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self._stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
+
+    async def search(self, query: SearchQuery) -> Found:
+        """See the port."""
+        request = retriever_pb2.SearchRequest(
+            collection=query.collection,
+            query=query.query,
+            top_k=query.top_k,
+            filter=query.filter,
+            min_epoch=wire.to_epoch(query.min_epoch),
+            allow_cached=query.allow_cached,
+        )
+        try:
+            response = await self._stub.Search(request)
+        except aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+        return Found(
+            passages=tuple(wire.passage(hit.passage) for hit in response.hits),
+            epoch=wire.epoch(response.epoch),
+            degraded=wire.degraded(response.degraded),
+        )
