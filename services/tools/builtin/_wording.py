@@ -36,11 +36,14 @@ END: Final = (
     r"|\s(?:and|then|please|for me|as well|too|also|thanks|exactly)\b)"
 )
 # Where a request may begin: at the start, behind a mark, or behind a word that asks or joins.
-BEGIN: Final = r"(?:^|[?!,;:.] |\b(?:and|then|also|please|can you|could you|would you|will you|kindly|me|you|to) )"
+BEGIN: Final = (
+    r"(?:^|[?!,;:.] |\b(?:and|then|also|please|can you|could you|would you|will you|kindly|me|you|to|know|need"
+    r"|about|if (?:i|you|we)|let['’]?s|quickly|just) )"
+)
 ASK: Final = (
-    r"\b(?:what(?:['’]?s| is| are| was| will be| would be)|how much (?:is|are|would be)"
+    r"\b(?:what(?:['’]?s| is| are| was| will be| would be| about)|how about|how much (?:is|are|would be)"
     r"|(?:calculate|compute|evaluate|solve|work out|figure out|tell me|give me|find)(?: what(?:['’]?s| is))?+)"
-    r"(?: the (?:result|value|answer|total) (?:of|to|for))?+ "
+    r"(?: the (?:result|value|answer) (?:of|to|for))?+ "
 )
 
 # -- days ---------------------------------------------------------------------------------------------

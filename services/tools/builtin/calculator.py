@@ -14,8 +14,9 @@ from services.tools.types import BadArgument, Context, Example, Output, Pattern,
 _CALL: Final = rf"{any_of(*FUNCTION_NAMES)} ?\((?:[^()]++|\([^()]*+\))++\)"
 _ROOT: Final = rf"(?:the )?square root of (?:{DIGITS}|{WORDS})"
 _OPERAND: Final = (
-    rf"\(*+[-−]?+(?:{DIGITS}|{WORDS}|{_CALL}|{_ROOT}|pi\b|π)"
-    r"(?:\s?%(?!\s?[\d(.])| percent\b| squared\b| cubed\b)?+\)*+"
+    rf"\(*+[-−]?+[$€£]?+(?:{DIGITS}|{WORDS}|{_CALL}|{_ROOT}|pi\b|π)"
+    r"(?:\s?%(?!\s?[\d(.])| percent\b| squared\b| cubed\b"
+    r"|(?: raised)?+ to the \d{1,3}(?:st|nd|rd|th) power\b)?+\)*+"
 )
 _WORD_OPERATOR: Final = any_of(
     "plus",
@@ -47,8 +48,13 @@ _VERB: Final = (
     rf"|subtract {NUMBER} from {NUMBER}|add (?:{NUMBER} to {NUMBER}|{_LIST}))"
 )
 _NOUN: Final = (
-    rf"(?:(?:sum|product|average|mean|maximum|minimum) of {_LIST}|(?:difference|quotient) (?:between|of) "
-    rf"{NUMBER} and {NUMBER}|(?:twice|double|half(?: of)?|a (?:third|quarter) of) {NUMBER})"
+    rf"(?:(?:sum|total|product|average|mean|maximum|minimum) of {_LIST}|(?:difference|quotient) (?:between|of) "
+    rf"{NUMBER} and {NUMBER}|(?:twice|double|half(?: of)?|a (?:third|quarter) of|cube of|square of) {NUMBER}"
+    rf"|remainder (?:of|when|if) {NUMBER} (?:is )?divided by {NUMBER}"
+    rf"|(?:an? )?{NUMBER} ?(?:%|percent) (?:tip|tax|vat|interest|commission) (?:on|of) [$€£]?{NUMBER})"
+)
+_ROUND: Final = (
+    rf"round {NUMBER} to (?:{NUMBER} (?:decimals?|digits|(?:decimal )?places)|the nearest (?:integer|whole number))"
 )
 
 SPEC: Final = ToolSpec(
@@ -86,10 +92,20 @@ SPEC: Final = ToolSpec(
     patterns=(
         Pattern(rf"{ASK}{_NO_SUM}(?P<expression>{_EXPRESSION}){END}", (expression("expression"),)),
         Pattern(
-            rf"\bwhat(?: does| do)?+ {_NO_SUM}(?P<expression>{_EXPRESSION}) "
-            rf"(?:is|are|equals?|makes?|gives?|comes? to|add up to){END}",
+            rf"\bwhat(?: does| do| would| will)?+ {_NO_SUM}(?P<expression>{_EXPRESSION}) "
+            rf"(?:is|are|be|equals?(?: to)?|makes?|gives?|comes? to){END}",
             (expression("expression"),),
         ),
+        Pattern(
+            rf"^{_NO_SUM}(?P<expression>{_EXPRESSION}) (?:is|are|equals?|makes?|=) (?:what|how much){END}",
+            (expression("expression"),),
+        ),
+        Pattern(
+            rf"\bwhat do (?P<expression>{_LIST}) (?:add up to|sum to|make together|total){END}",
+            (expression("expression"),),
+        ),
+        Pattern(rf"{ASK}(?P<expression>{NUMBER} (?:less|more) than {NUMBER}){END}", (expression("expression"),)),
+        Pattern(rf"{BEGIN}(?P<expression>{_ROUND}){END}", (expression("expression"),)),
         Pattern(rf"^{_NO_SUM}(?P<expression>{_EXPRESSION})\s?=?\s?[?.]?\s?$", (expression("expression"),)),
         Pattern(rf"{BEGIN}(?P<expression>{_PLAIN_SUM}){END}", (expression("expression"),)),
         Pattern(rf"{BEGIN}(?P<expression>{_VERB}){END}", (expression("expression"),)),

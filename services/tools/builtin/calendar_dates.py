@@ -1,26 +1,17 @@
-"""Dates and the calendar: the proleptic Gregorian one, years 1 to 9999, whole days without time zones.
-
-"Today" comes with the call, from the caller's own calendar. A month added to 31 January ends on the
-last of February. "Next Friday" is the first Friday after the day it is asked on, that day excluded.
-"""
+"""Dates and the calendar. How days are reckoned with stands in ``reckoning.py``."""
 
 from __future__ import annotations
 
-import calendar
-import datetime
-import re
-from collections.abc import Callable
 from typing import Any, Final
 
+from services.tools import reckoning
 from services.tools.builtin._wording import AMOUNT, BEGIN, DATE, END, WEEKDAY
 from services.tools.ports import DocumentFinder, ToolFunction
 from services.tools.types import (
-    BadArgument,
     Context,
     Example,
     Output,
     Pattern,
-    ToolFailed,
     ToolSpec,
     constant,
     date,
@@ -28,8 +19,6 @@ from services.tools.types import (
     text,
 )
 
-_NAMES: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_WORDS: Final = {"yesterday": -1, "today": 0, "tomorrow": 1}
 _MAX_AMOUNT: Final = 4_000_000  # days between the years 1 and 9999, rounded up
 _DAY: Final = {
     "type": "string",
@@ -37,7 +26,7 @@ _DAY: Final = {
     "description": "a day as YYYY-MM-DD, or one of today, tomorrow, yesterday",
 }
 _OUT_DAY: Final = {"type": "string", "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"}
-_OUT_NAME: Final = {"enum": list(_NAMES)}
+_OUT_NAME: Final = {"enum": list(reckoning.WEEKDAYS)}
 
 
 def _needs(operation: str, *names: str) -> dict[str, Any]:
@@ -47,11 +36,11 @@ def _needs(operation: str, *names: str) -> dict[str, Any]:
 _IN: Final = r"(?: in days| in weeks)?+"
 _UNIT: Final = r"(?P<unit>days?+|weeks?+|months?+|years?+)\b"
 _IS: Final = r"(?:['’]?s| is| was| will be| falls? on)"
-_HOW_LONG: Final = r"\bhow (?:many (?:more )?(?:full )?(?:days|weeks)|long)"
+_HOW_LONG: Final = r"\bhow (?:many(?: more)?(?: full)?(?: days| weeks)?|long)"
 _THERE: Final = (
-    r"(?: (?:is|are|was|were|do|does|it|there|we|i|have|has|be|been|left|remain|remaining|to go|to wait|go)\b)"
+    r"(?: (?:is|are|was|were|do|does|it|there|we|i|have|has|be|been|left|remain|remaining|lie|pass|to go|to wait|go)\b)"
 )
-_WHAT_DATE: Final = rf"(?:what(?:{_IS})? (?:the )?(?:calendar )?(?:date|day|weekday)|when)"
+_WHAT_DATE: Final = rf"(?:(?:what|which)(?:{_IS})? (?:the )?(?:calendar )?(?:date|day|weekday)|when)"
 _WHICH_DAY: Final = r"(?:what|which) (?:day of the week|week ?day|day)"
 _FROM_NOW: Final = r"(?:from now|from today|hence)"
 
@@ -64,9 +53,7 @@ SPEC: Final = ToolSpec(
     input_schema={
         "type": "object",
         "properties": {
-            "operation": {
-                "enum": ["today", "weekday", "days_between", "add", "subtract", "next_weekday", "leap_year", "iso_week"]
-            },
+            "operation": {"enum": list(reckoning.OPERATIONS)},
             "date": {**_DAY, "default": "today"},
             "start": {**_DAY, "default": "today"},
             "end": _DAY,
@@ -128,6 +115,14 @@ SPEC: Final = ToolSpec(
             rf"(?P<start>{DATE}) (?:and|to|until|till) (?P<end>{DATE}){END}",
             (constant("operation", "days_between"), date("start"), date("end")),
         ),
+        Pattern(
+            rf"\bhow (?:far(?: away)?|many (?:days|weeks) (?:away|off)|soon) is (?P<end>{DATE}){END}",
+            (constant("operation", "days_between"), constant("start", "today"), date("end")),
+        ),
+        Pattern(
+            rf"\bhow (?:many (?:days|weeks)|long) ago was (?P<start>{DATE}){END}",
+            (constant("operation", "days_between"), date("start", past=True), constant("end", "today")),
+        ),
         # today
         Pattern(
             r"\b(?:what(?:['’]?s| is) (?:the date(?: of)?(?: today)?|today['’]?s date|the current date|today)"
@@ -143,6 +138,20 @@ SPEC: Final = ToolSpec(
             rf"\b{_WHICH_DAY}(?: of the week)?+"
             r"(?: (?:is|was|will|does|did|do|it|be|fall|falls|on|land)\b){1,4}+ "
             rf"(?P<date>{DATE})(?: (?:be|fall|land))?+(?: on)?+(?: in)?+{END}",
+            (constant("operation", "weekday"), date("date")),
+        ),
+        Pattern(
+            rf"\b{_WHICH_DAY}(?: of the week)?+ (?P<date>{DATE}) (?:is|was|will be|falls on){END}",
+            (constant("operation", "weekday"), date("date")),
+        ),
+        Pattern(
+            rf"(?P<date>{DATE}) (?:is|was|falls on|will be) (?:a |on )?(?:what|which) (?:week ?day|day)"
+            rf"(?: of the week)?+{END}",
+            (constant("operation", "weekday"), date("date")),
+        ),
+        Pattern(
+            rf"\b(?:is|was|will) (?P<date>{DATE}) (?:be |fall )?(?:on )?an? "
+            rf"(?:{WEEKDAY}|week ?day|weekend|work(?:ing)? ?day){END}",
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
@@ -212,16 +221,29 @@ SPEC: Final = ToolSpec(
             rf"(?:a )?leap year{END}",
             (constant("operation", "leap_year"), number("year", optional=True)),
         ),
+        Pattern(
+            rf"\b(?:(?:if|whether|that) (?P<year>\d{{4}}) (?:is|was|will be)|is it|was it|will it be) a leap year{END}",
+            (constant("operation", "leap_year"), number("year", optional=True)),
+        ),
+        Pattern(
+            rf"\b(?:is|was|will) (?:it|there) (?:be )?a leap year in (?P<year>\d{{4}}){END}",
+            (constant("operation", "leap_year"), number("year")),
+        ),
         # ISO weeks
         Pattern(
-            r"\b(?:what|which)(?:['’]?s| is)?+ (?:the )?(?:(?:iso |calendar )?week(?: number| of the year)?+)"
+            r"\b(?:what|which)(?:['’]?s\b| is\b)?+ (?:the )?(?:(?:iso |calendar )?week(?: number| of the year)?+)"
             r"(?: (?:is|are|does|was|will|we|it|for|of|in|be|this)\b){1,3}+ "
             rf"(?P<date>{DATE})(?: (?:fall|be))?+(?: in)?+{END}",
             (constant("operation", "iso_week"), date("date")),
         ),
         Pattern(
-            r"\b(?:what|which)(?:['’]?s| is)?+ (?:the )?(?:current )?(?:iso |calendar )?week(?: number| of the year)"
-            rf"(?: (?:is it|are we in|is this))?+(?: (?:today|now|this week))?+{END}",
+            r"\b(?:what|which)(?:['’]?s\b| is\b)?+ (?:the )?(?:current )?(?:iso |calendar )?"
+            r"week(?: number| of the year)?+"
+            rf" (?:is it|are we in|do we have|is this)(?: (?:today|now|this week))?+{END}",
+            (constant("operation", "iso_week"),),
+        ),
+        Pattern(
+            rf"\bwhat(?:['’]?s| is) (?:the |this )?(?:current )?(?:iso |calendar )?week(?: number| of the year){END}",
             (constant("operation", "iso_week"),),
         ),
         # 距离2027年1月1日还有多少天
@@ -247,107 +269,11 @@ SPEC: Final = ToolSpec(
 
 def open(documents: DocumentFinder) -> ToolFunction:
     """The calendar needs nothing."""
-    return reckon
+    return call
 
 
-async def reckon(arguments: dict[str, Any], context: Context, /) -> Output:
+async def call(arguments: dict[str, Any], context: Context, /) -> Output:
     """Run ``arguments["operation"]``."""
     operation: str = arguments["operation"]
-    result, sentence = _OPERATIONS[operation](arguments, context.today)
+    result, sentence = reckoning.OPERATIONS[operation](arguments, context.today)
     return Output({"operation": operation, **result}, sentence)
-
-
-_Reckoned = tuple[dict[str, Any], str]
-
-
-def _day(arguments: dict[str, Any], name: str, today: datetime.date) -> datetime.date:
-    given = arguments.get(name, "today")
-    try:
-        if given in _WORDS:
-            return today + datetime.timedelta(days=_WORDS[given])
-        return datetime.date.fromisoformat(given)
-    except (ValueError, OverflowError) as exc:
-        raise BadArgument(name, given, f"no such day in the calendar ({exc}); expected YYYY-MM-DD") from exc
-
-
-def _today(arguments: dict[str, Any], today: datetime.date) -> _Reckoned:
-    name = _NAMES[today.weekday()]
-    return {"date": today.isoformat(), "weekday": name}, f"Today is {name}, {today}."
-
-
-def _weekday(arguments: dict[str, Any], today: datetime.date) -> _Reckoned:
-    day = _day(arguments, "date", today)
-    name = _NAMES[day.weekday()]
-    return {"date": day.isoformat(), "weekday": name}, f"{day} is a {name}."
-
-
-def _days_between(arguments: dict[str, Any], today: datetime.date) -> _Reckoned:
-    start, end = _day(arguments, "start", today), _day(arguments, "end", today)
-    days = (end - start).days
-    result = {"start": start.isoformat(), "end": end.isoformat(), "days": days, "weeks": round(days / 7, 6)}
-    return result, f"From {start} to {end} it is {days} day{'' if abs(days) == 1 else 's'}."
-
-
-def _add(arguments: dict[str, Any], today: datetime.date) -> _Reckoned:
-    return _moved(arguments, today, +1, "plus")
-
-
-def _subtract(arguments: dict[str, Any], today: datetime.date) -> _Reckoned:
-    return _moved(arguments, today, -1, "minus")
-
-
-def _moved(arguments: dict[str, Any], today: datetime.date, sign: int, word: str) -> _Reckoned:
-    start, amount = _day(arguments, "date", today), int(arguments["amount"])
-    unit = re.sub("s$", "", arguments.get("unit", "days"))
-    try:
-        end = _shift(start, sign * amount, unit)
-    except (OverflowError, ValueError) as exc:
-        raise ToolFailed(f"{start} {word} {amount} {unit}s is outside the years 1 to 9999") from exc
-    name = _NAMES[end.weekday()]
-    counted = f"{amount} {unit}{'' if amount == 1 else 's'}"
-    return {"date": end.isoformat(), "weekday": name}, f"{start} {word} {counted} is {name}, {end}."
-
-
-def _shift(start: datetime.date, amount: int, unit: str) -> datetime.date:
-    if unit in ("day", "week"):
-        return start + datetime.timedelta(days=amount * (7 if unit == "week" else 1))
-    months = start.year * 12 + start.month - 1 + amount * (12 if unit == "year" else 1)
-    year, month = divmod(months, 12)
-    if not datetime.MINYEAR <= year <= datetime.MAXYEAR:
-        raise OverflowError
-    return start.replace(year=year, month=month + 1, day=min(start.day, calendar.monthrange(year, month + 1)[1]))
-
-
-def _next_weekday(arguments: dict[str, Any], today: datetime.date) -> _Reckoned:
-    start, name = _day(arguments, "date", today), arguments["weekday"].capitalize()
-    days = (_NAMES.index(name) - start.weekday() - 1) % 7 + 1
-    try:
-        day = start + datetime.timedelta(days=days)
-    except OverflowError as exc:
-        raise ToolFailed(f"the next {name} after {start} is outside the years 1 to 9999") from exc
-    return {"date": day.isoformat(), "weekday": name}, f"The next {name} is {day}."
-
-
-def _leap_year(arguments: dict[str, Any], today: datetime.date) -> _Reckoned:
-    year = int(arguments.get("year", today.year))
-    leap = calendar.isleap(year)
-    return {"year": year, "leap": leap}, f"{year} is {'a' if leap else 'no'} leap year."
-
-
-def _iso_week(arguments: dict[str, Any], today: datetime.date) -> _Reckoned:
-    day = _day(arguments, "date", today)
-    week = day.isocalendar()
-    result = {"date": day.isoformat(), "iso_year": week.year, "iso_week": week.week}
-    return result, f"{day} is in ISO week {week.week} of {week.year}."
-
-
-_OPERATIONS: Final[dict[str, Callable[[dict[str, Any], datetime.date], _Reckoned]]] = {
-    "today": _today,
-    "weekday": _weekday,
-    "days_between": _days_between,
-    "add": _add,
-    "subtract": _subtract,
-    "next_weekday": _next_weekday,
-    "leap_year": _leap_year,
-    "iso_week": _iso_week,
-}

@@ -16,7 +16,7 @@ _DEFAULT_TOP_K: Final = 3
 _QUOTE_CHARS: Final = 160
 _DOCUMENTS: Final = (
     r"(?:through )?(?:the |my |our |your |all )?(?:project['’]?s? |weft )?"
-    r"(?:docs?|documents?|documentation|manuals?|files|knowledge base|uploaded documents)\b"
+    r"(?:uploaded |ingested )?(?:docs?|documents?|documentation|manuals?|files|knowledge base)\b"
 )
 # The words to look for end at a mark, or where another request begins.
 _STOP: Final = (
@@ -79,6 +79,12 @@ SPEC: Final = ToolSpec(
         Pattern(
             rf"{BEGIN}(?:search|look|check|query|scan|go)(?: (?:in|through|up|inside|within))?+ {_DOCUMENTS}"
             rf"(?: and (?:see|find|look))?+ {_ABOUT} {_MENTIONS}{_WORDS}{_STOP}",
+            (text("query"),),
+        ),
+        # do a document search for X, run a search in the docs for X
+        Pattern(
+            rf"{BEGIN}(?:do|run|perform|make|start) (?:a |an )?(?:document search|docs search"
+            rf"|search (?:in|of|through|over|across) {_DOCUMENTS}) {_ABOUT} {_WORDS}{_STOP}",
             (text("query"),),
         ),
         # look up X in the documents, find mentions of X in our documentation

@@ -54,6 +54,12 @@ def _patterns(kind: str) -> tuple[Pattern, ...]:
             rf"(?P<value>{AMOUNT}) ?(?P<from>{unit}){END}",
             arguments,
         ),
+        # a box weighs 12 ounces, how many grams is that
+        Pattern(
+            rf"(?<![\w.,/+*-]){value} ?(?P<from>{unit}),? (?:and )?how many (?P<to>{unit}) "
+            rf"(?:is|are|does) (?:that|it|this|those)(?: make)?+{END}",
+            arguments,
+        ),
         # in kilometres, how far is 26 miles
         Pattern(
             rf"\b(?:in|into) (?P<to>{unit}),? (?:what|how (?:much|many|long|far|tall|heavy|warm|hot|fast)) (?:is|are) "
