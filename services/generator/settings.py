@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Final
+from typing import Annotated, Final
 
 from pydantic import BaseModel, Field, field_validator
+from pydantic_settings import NoDecode
 
+from mesh import plugins
 from mesh.plugins import Url
 from mesh.settings import ServiceSettings
 from weft.errors import WeftError
 
+MODELS: Final = "services.generator.models"
+_EXAMPLE: Final = '{"extractive": "extractive:"}'
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}")
 
 
 class GeneratorOptions(BaseModel):
     """WEFT_GENERATOR__…"""
 
-    models: dict[str, str] = Field(
+    models: Annotated[dict[str, str], NoDecode] = Field(
         {"extractive": "extractive:"},
         description="models as a JSON object of names and URLs, in fallback order; the first is the default",
     )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _decode(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as err:
+            raise ValueError(f"is no JSON object ({err}); an example is {_EXAMPLE}") from None
 
     @field_validator("models")
     @classmethod
     def _check(cls, models: dict[str, str]) -> dict[str, str]:
         if not models:
-            raise ValueError('names no model; an example is {"extractive": "extractive:"}')
+            raise ValueError(f"names no model; an example is {_EXAMPLE}")
         for name, url in models.items():
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name[:64]!r} is no name for a model: 1 to 63 of letters, digits, . _ -")
             try:
-                Url.parse(url)
+                scheme = Url.parse(url).scheme
             except WeftError as err:
-                raise ValueError(err.message) from None
+                raise ValueError(f"{name}: {err.message}") from None
+            known = plugins.available(MODELS)
+            if scheme.replace("+", "_").replace("-", "_") not in known:
+                raise ValueError(f"{name}: {scheme}: is no kind of model here; there are: {', '.join(known)}")
         return models
 
 

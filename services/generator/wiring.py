@@ -12,7 +12,7 @@ from mesh.server import Binding
 from services.generator.generation import Generator
 from services.generator.ports import Model
 from services.generator.servicer import GeneratorServicer
-from services.generator.settings import Settings
+from services.generator.settings import MODELS, Settings
 from weft.generator.v1 import generator_pb2, generator_pb2_grpc
 
 
@@ -23,7 +23,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         models: dict[str, Model] = {}
         for name, raw in settings.generator.models.items():
             url = Url.parse(raw)
-            model: Model = plugins.load("services.generator.models", url).open(url)
+            model: Model = plugins.load(MODELS, url).open(url)
             stack.push_async_callback(model.close)
             await model.start()
             models[name] = model

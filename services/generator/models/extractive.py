@@ -37,7 +37,8 @@ from services.generator.types import (
 from weft.errors import Reason, error
 
 MAX_SENTENCES: Final = 3
-NEAR_BEST: Final = 0.75  # share of the best score from which a further sentence is worth saying
+NEAR_BEST: Final = 0.75  # a further sentence is worth saying if it scores this share of the best one's score
+NEAR_SHARE: Final = 0.6  # and speaks by itself of this share of what the best one speaks of
 MIN_OPEN_SHARE: Final = 0.5  # share of a question that tools must have left open for passages to be asked
 SLICE_CHARS: Final = 16_384  # of passages read before other calls get their turn: about 2 ms
 
@@ -101,24 +102,29 @@ def _question(messages: Sequence[Message]) -> tuple[str, list[Message]]:
 
 
 async def _choose(request: Request, question: str, results: Sequence[Message]) -> list[Candidate]:
-    """Return the sentences to say: near the best for the whole question, and the best for each of its parts."""
+    """Return the sentences to say: those near the best, or for a question of several parts the best of each."""
     asked = parts.parts(question)
     if len(asked) > 1 and not results:
         asked.insert(0, question)
     said = " ".join(f"{result.name} {result.content}" for result in results)
     chosen: dict[tuple[int, Sentence], Candidate] = {}
-    for index, part in enumerate(asked):
+    for part in asked:
         read = terms.read(part)
         if said and not _still_open(read, said):
             continue
         ranked = await _rank(read, request.passages)
-        good = [candidate for candidate in ranked[:MAX_SENTENCES] if candidate.score >= THRESHOLD]
+        good = [candidate for candidate in ranked if candidate.score >= THRESHOLD]
         if not request.grounded_only and not results:
             good = good or ranked[:1]
-        near = [candidate for candidate in good if candidate.score >= NEAR_BEST * good[0].score]
-        for candidate in near if index == 0 else near[:1]:
+        near = good[:1] + [candidate for candidate in good[1:] if _adds(candidate, good[0])]
+        for candidate in near if len(asked) == 1 else near[:1]:
             chosen.setdefault((candidate.passage, candidate.sentence), candidate)
     return list(chosen.values())[:MAX_SENTENCES]
+
+
+def _adds(candidate: Candidate, best: Candidate) -> bool:
+    """Whether a sentence that is not the best is worth saying too."""
+    return candidate.score >= NEAR_BEST * best.score and candidate.share >= NEAR_SHARE * best.share
 
 
 def _still_open(question: terms.Question, said: str) -> bool:

@@ -53,6 +53,8 @@ class Candidate:
     """Index of its passage."""
     sentence: Sentence
     score: float
+    share: float
+    """How much of the question the sentence speaks of by itself, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +118,12 @@ class Grounding:
             whole = PASSAGE_SHARE * _covered(weights, passage.terms) - MISSING_NAME_COST * missing
             trust = scale * (CHANCE_FACTOR if self._by_chance(passage) else 1.0)
             for read in passage.sentences:
-                share = whole + SENTENCE_SHARE * _covered(weights, read.terms)
+                own = _covered(weights, read.terms)
+                share = whole + SENTENCE_SHARE * own
                 share += NEIGHBOUR_SHARE * _covered(weights, read.context)
                 share += DEFINITION_BONUS * total if read.defines else 0.0
                 factor = trust * (CODE_FACTOR if read.sentence.kind is Kind.CODE else 1.0)
-                ranked.append(Candidate(index, read.sentence, factor * share))
+                ranked.append(Candidate(index, read.sentence, factor * share, own / total if total else 0.0))
         ranked.sort(key=lambda candidate: -candidate.score)
         return ranked
 
