@@ -25,6 +25,7 @@ import logging
 import random
 import time
 import uuid
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
@@ -81,7 +82,10 @@ class _Client:
 
     def __init__(self, host: str, port: int, token: str | None) -> None:
         self.address = f"{host}:{port}"
-        self.api = consul.aio.Consul(host=host, port=port, scheme="http")
+        with warnings.catch_warnings():
+            # py-consul 1.8 names its TLS context by an argument that aiohttp 3 calls deprecated.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.api = consul.aio.Consul(host=host, port=port, scheme="http")
         if token:  # set here, because py-consul prefers its own environment variable to the argument
             self.api.token = token
 
