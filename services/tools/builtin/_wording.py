@@ -24,7 +24,7 @@ _WORD: Final = (
     rf"|{'|'.join(_LARGE)})\b"
 )
 _AFTER_LARGE: Final = "(?:" + "|".join(f"(?<={word})" for word in _LARGE) + ") and "
-WORDS: Final = rf"\b{_WORD}(?:(?:[ -]|{_AFTER_LARGE}){_WORD})*+"  # "two hundred and five"
+WORDS: Final = rf"\b{_WORD}(?:(?:[ -]|{_AFTER_LARGE}){_WORD}){{0,9}}+"  # "two hundred and five"
 NUMBER: Final = rf"(?:[-−]?{DIGITS}|{WORDS})(?: and a half\b)?+"
 AMOUNT: Final = rf"(?:{NUMBER}|(?:half )?an?(?= \w{{3}}))"  # "3", "three", "a week" but not "a C"
 

@@ -112,7 +112,7 @@ SPEC: Final = ToolSpec(
         Pattern(rf"(?:{ASK}|{BEGIN})(?:the )?(?P<expression>{_NOUN}){END}", (expression("expression"),)),
         # 12乘以7等于多少, 240的15%是多少, 计算 3 + 4
         Pattern(
-            rf"(?:计算|算一下|请问)?\s?(?P<expression>{_EXPRESSION})\s?(?:等于|是|=)\s?(?:多少|几|什么)",
+            rf"(?:计算|算一下|请问)?\s?(?<![-\d.%+*/^×÷()])(?P<expression>{_EXPRESSION})\s?(?:等于|是|=)\s?(?:多少|几|什么)",
             (expression("expression"),),
         ),
     ),
