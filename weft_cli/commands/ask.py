@@ -1,0 +1,81 @@
+"""``weft ask``: one turn, its text as it comes, then its sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from weft_cli.options import AsJson, Collection, Data
+from weft_cli.running import run
+
+if TYPE_CHECKING:
+    import weft
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    session: Annotated[
+        str | None,
+        typer.Option("--session", "-s", metavar="NAME", help="Go on with this conversation.", show_default=False),
+    ] = None,
+    collection: Collection = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Passages at the most, 1 to 20.")] = 5,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Deadline of the turn.")] = 30.0,
+    ledger: Annotated[bool, typer.Option("--ledger", help="Show where the time went.")] = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a question; the answer rests on the documents and says on which.
+
+    Prints the text as it comes, then sources, what was left out, and the names of session and trace.
+    """
+    run(_ask(question, session, collection, top_k, timeout, ledger, data, as_json), as_json=as_json)
+
+
+async def _ask(
+    question: str,
+    session: str | None,
+    collection: str | None,
+    top_k: int,
+    timeout_s: float,
+    ledger: bool,
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    from weft_cli.connecting import connected
+    from weft_cli.output import print_answer_tail, print_json
+
+    async with connected(data) as client:
+        stream = client.stream(question, session=session, collection=collection, top_k=top_k, timeout_s=timeout_s)
+        answer = await (stream.finish() if as_json else show(stream))
+    if as_json:
+        print_json(answer)
+    else:
+        print_answer_tail(answer, ledger=ledger)
+
+
+async def show(stream: weft.TurnStream) -> weft.Answer:
+    """Print a turn's text as it comes, and each tool on a line of its own."""
+    import weft
+    from weft_cli.output import say
+
+    written = ""
+    async with stream:
+        async for event in stream:
+            match event:
+                case weft.ToolCall():
+                    say(f"· {event.tool}({_arguments(event.arguments)})", dim=True)
+                case weft.ToolResult():
+                    say(f"  {event.error.message if event.error else event.text}", dim=True)
+                case weft.TextDelta():
+                    written += event.text
+                    typer.echo(event.text, nl=False)
+    assert stream.answer is not None
+    typer.echo(stream.answer.text if not written else "")
+    return stream.answer
+
+
+def _arguments(arguments: Any) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())

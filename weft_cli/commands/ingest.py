@@ -1,0 +1,86 @@
+"""``weft ingest``: files, folders and standard input into a collection."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weft_cli.options import AsJson, Collection, Data
+from weft_cli.running import FAILED, OK, run
+
+if TYPE_CHECKING:
+    import weft
+
+
+def ingest(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Files and folders; - reads a text from standard input.")
+    ],
+    collection: Collection = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take documents in: .md, .markdown, .txt and .text, folders with all that is below them.
+
+    When it returns, the documents are found. The same content again changes nothing, changed content
+    replaces the old. Exits with 1 if a document was not taken in; the others are.
+    """
+    run(_ingest(paths, collection, data, as_json), as_json=as_json)
+
+
+async def _ingest(paths: list[str], collection: str | None, data: Path | None, as_json: bool) -> int:
+    from weft_cli.connecting import connected
+    from weft_cli.output import print_json, say
+
+    sources = [_standard_input() if path == "-" else path for path in dict.fromkeys(paths)]
+    async with connected(data) as client:
+        with progress_bar() as on_progress:
+            result = await client.ingest(sources, collection=collection, on_progress=on_progress)
+    if as_json:
+        print_json(result)
+    else:
+        unchanged = f", {result.unchanged} of them unchanged" if result.unchanged else ""
+        say(f"{count(result.documents, 'document')} in {count(result.chunks, 'passage')}{unchanged}")
+        for failed in result.failed:
+            typer.secho(f"not taken in: {failed.source}: {failed.error}", err=True, fg="red")
+    return FAILED if result.failed else OK
+
+
+def _standard_input() -> weft.Document:
+    """Named by its content: the same text again is the same document, another text is another."""
+    import weft
+
+    content = sys.stdin.buffer.read()
+    return weft.Document(f"stdin-{hashlib.sha256(content).hexdigest()[:12]}.txt", content)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[weft.IngestProgress], None] | None]:
+    """A bar on stderr where a person watches it; nothing otherwise."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def show(event: weft.IngestProgress) -> None:
+            progress.update(
+                task, total=event.documents_total, completed=event.documents_done, description=event.source[-60:]
+            )
+
+        yield show
+
+
+def count(number: int, noun: str) -> str:
+    """``1 document``, ``2 documents``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,144 @@
+"""``weft route``: how the traffic to a service is split between its versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weft_cli.options import AsJson, Data, pairs
+from weft_cli.running import run
+
+if TYPE_CHECKING:
+    from weft.mesh.v1 import routing_pb2
+    from weft_cli.connecting import ControlPlane
+
+Header = tuple[str, str, str]
+
+
+def route(
+    service: Annotated[
+        str | None, typer.Argument(metavar="[SERVICE]", help="Whose traffic.", show_default=False)
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="V=PERCENT,...", help="Shares of the versions, adding up to 100: v1=90,v2=10."),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE:VERSION",
+            help="Send calls with this metadata to one version, whatever the weights: weft-route-canary=yes:v2. "
+            "May be given more than once.",
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the policies, and what is wrong with them.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Spread evenly over all instances again.")] = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Split a service's traffic by weight, or send calls with a header to one version.
+
+    What is given replaces what was set: --weights the shares, --header all header routes; the other
+    part of the policy stays. A session stays on its version.
+    """
+    changes = bool(weights or header)
+    if changes + show + clear != 1:
+        raise typer.BadParameter("say one of --weights/--header, --clear or --show")
+    if service is None and not show:
+        raise typer.BadParameter("say which service, such as retriever", param_hint="SERVICE")
+    shares = _shares(weights) if weights else None
+    routes = [_header(item) for item in header] if header else None
+    run(_route(service, shares, routes, show, clear, data, as_json), as_json=as_json)
+
+
+def _shares(text: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for version, percent in pairs(text, "--weights", "v1=90,v2=10"):
+        if not percent.isdecimal() or int(percent) > 100:
+            raise typer.BadParameter(f"{version}={percent}: allowed is 0 to 100 percent", param_hint="--weights")
+        if version in found:
+            raise typer.BadParameter(f"{version} is named twice", param_hint="--weights")
+        found[version] = int(percent)
+    if sum(found.values()) != 100:
+        raise typer.BadParameter(f"add up to {sum(found.values())}, must be 100", param_hint="--weights")
+    return found
+
+
+def _header(text: str) -> Header:
+    name, equals, rest = text.partition("=")
+    value, colon, version = rest.rpartition(":")
+    if not (name and equals and value and colon and version):
+        raise typer.BadParameter(
+            f"{text!r} is not NAME=VALUE:VERSION; an example is weft-route-canary=yes:v2", param_hint="--header"
+        )
+    return name.lower(), value, version
+
+
+async def _route(
+    service: str | None,
+    weights: dict[str, int] | None,
+    headers: list[Header] | None,
+    show: bool,
+    clear: bool,
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    from weft.mesh.v1 import routing_pb2
+    from weft_cli.commands.status import policy, print_policy
+    from weft_cli.connecting import control_plane
+    from weft_cli.output import print_json, say
+
+    warnings: list[str] = []
+    async with control_plane(data) as control:
+        if clear:
+            request = routing_pb2.DeleteRoutePolicyRequest(service=service)
+            await control.call(control.routing.DeleteRoutePolicy, request)
+        elif not show:
+            assert service is not None
+            warnings = await _set(control, service, weights, headers)
+        listed = await control.call(control.routing.ListRoutePolicies, routing_pb2.ListRoutePoliciesRequest())
+    policies = [policy(item) for item in listed.policies if service in (None, item.policy.service)]
+    if as_json:
+        print_json({"policies": policies, "warnings": warnings})
+        return
+    for item in policies:
+        print_policy(item)
+    if not policies:
+        say(f"route {service}: evenly over all instances" if service else "no policies: all services spread evenly")
+    for warning in warnings:
+        say(f"note: {warning}", colour="yellow")
+
+
+async def _set(
+    control: ControlPlane, service: str, weights: dict[str, int] | None, headers: list[Header] | None
+) -> list[str]:
+    """Change what was asked for and keep the rest, by compare-and-set on the revision that was read."""
+    from weft.mesh.v1 import routing_pb2
+
+    wanted = await _current(control, service)
+    if weights is not None:
+        del wanted.weights[:]
+        for version, weight in weights.items():
+            wanted.weights.add(version=version, weight=weight)
+    if headers is not None:
+        del wanted.headers[:]
+        for name, value, version in headers:
+            wanted.headers.add(header=name, value=value, version=version)
+    request = routing_pb2.SetRoutePolicyRequest(policy=wanted)
+    return list((await control.call(control.routing.SetRoutePolicy, request)).warnings)
+
+
+async def _current(control: ControlPlane, service: str) -> routing_pb2.RoutePolicy:
+    from weft.errors import NotFound, Reason
+    from weft.mesh.v1 import routing_pb2
+
+    try:
+        request = routing_pb2.GetRoutePolicyRequest(service=service)
+        found: routing_pb2.RoutePolicy = (await control.call(control.routing.GetRoutePolicy, request)).status.policy
+        return found
+    except NotFound as exc:
+        if exc.reason != Reason.POLICY_NOT_FOUND:
+            raise
+        return routing_pb2.RoutePolicy(service=service)

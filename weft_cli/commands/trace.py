@@ -1,0 +1,138 @@
+"""``weft trace``: a turn as a waterfall."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from weft_cli.options import AsJson, Data
+from weft_cli.running import run
+
+if TYPE_CHECKING:
+    from weft.mesh.v1 import trace_pb2, trace_pb2_grpc
+
+# Processes send their spans in batches: a trace of a moment ago may still be on its way.
+_SETTLE_S: Final = 6.0
+_POLL_S: Final = 0.25
+
+
+def trace(
+    trace_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help="The trace, or a beginning of 4 digits or more. Unset: list the newest."),
+    ] = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a trace: every hop, when it began, how long it took, what failed."""
+    run(_trace(trace_id, data, as_json), as_json=as_json)
+
+
+async def _trace(trace_id: str | None, data: Path | None, as_json: bool) -> None:
+    from weft.mesh.v1 import trace_pb2
+    from weft_cli.connecting import traces
+    from weft_cli.output import print_json
+    from weft_cli.waterfall import print_waterfall
+
+    async with traces(data) as stub:
+        if trace_id is None:
+            listed = await _call(stub.ListTraces(trace_pb2.ListTracesRequest(), timeout=_SETTLE_S))
+            summaries = [_summary(item) for item in listed.traces]
+            print_json({"traces": summaries}) if as_json else _print_list(summaries)
+            return
+        found = await settled(stub, trace_id)
+    if as_json:
+        print_json({"trace_id": found.trace_id, "spans": [_span(span) for span in found.spans]})
+    else:
+        print_waterfall(found.trace_id, found.spans)
+
+
+async def settled(stub: trace_pb2_grpc.TraceServiceStub, trace_id: str) -> trace_pb2.GetTraceResponse:
+    """The trace once all its parts are there, or as much as has come within 6 s."""
+    from weft.errors import NotFound
+    from weft.mesh.v1 import trace_pb2
+    from weft_cli.waterfall import complete
+
+    until, spans = time.monotonic() + _SETTLE_S, -1
+    while True:
+        late = time.monotonic() > until
+        try:
+            found = await _call(stub.GetTrace(trace_pb2.GetTraceRequest(trace_id=trace_id), timeout=_SETTLE_S))
+            if late or (complete(found.spans) and len(found.spans) == spans):
+                return found
+            spans = len(found.spans)
+        except NotFound:
+            if late:
+                raise
+        await asyncio.sleep(_POLL_S)
+
+
+async def _call(call: Awaitable[Any]) -> Any:
+    import grpc
+
+    from weft.connection import has_details
+    from weft.errors import Reason, error, from_rpc_error
+
+    try:
+        return await call
+    except grpc.aio.AioRpcError as exc:
+        if has_details(exc):
+            raise from_rpc_error(exc) from exc
+        raise error(
+            Reason.DEPENDENCY_UNAVAILABLE,
+            f"the collector of this mesh can't be read ({exc.details()}); `weft status` says where traces go",
+        ) from exc
+
+
+def _print_list(summaries: list[dict[str, Any]]) -> None:
+    from weft_cli.output import print_table, say
+
+    if not summaries:
+        say("no traces yet")
+        return
+    rows = []
+    for item in summaries:
+        failed = "failed" if item["error"] else "ok"
+        services = ",".join(item["services"])
+        rows.append(
+            (item["trace_id"][:16], item["name"], item["span_count"], f"{item['duration_ms']:.1f}", failed, services)
+        )
+    print_table(("TRACE", "NAME", "SPANS", "MS", "STATUS", "SERVICES"), rows)
+
+
+def _summary(item: trace_pb2.TraceSummary) -> dict[str, Any]:
+    return {
+        "trace_id": item.trace_id,
+        "name": item.name,
+        "services": list(item.services),
+        "span_count": item.span_count,
+        "start_unix_ns": item.start_unix_ns,
+        "duration_ms": item.duration_ns / 1e6,
+        "error": item.error,
+    }
+
+
+def _span(span: trace_pb2.Span) -> dict[str, Any]:
+    from weft.convert import struct
+
+    return {
+        "span_id": span.span_id,
+        "parent_span_id": span.parent_span_id,
+        "name": span.name,
+        "kind": span.kind,
+        "service": span.service,
+        "instance": span.instance,
+        "start_unix_ns": span.start_unix_ns,
+        "end_unix_ns": span.end_unix_ns,
+        "status": span.status,
+        "status_message": span.status_message,
+        "attributes": struct(span.attributes),
+        "events": [
+            {"name": e.name, "time_unix_ns": e.time_unix_ns, "attributes": struct(e.attributes)} for e in span.events
+        ],
+    }

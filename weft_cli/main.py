@@ -1,0 +1,59 @@
+"""The console script ``weft``: its commands, and nothing heavy before one of them is chosen."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from weft_cli.commands.ask import ask
+from weft_cli.commands.config import config
+from weft_cli.commands.down import down
+from weft_cli.commands.ingest import ingest
+from weft_cli.commands.route import route
+from weft_cli.commands.search import search
+from weft_cli.commands.status import status
+from weft_cli.commands.trace import trace
+from weft_cli.commands.up import up
+from weft_cli.settings import quiet_grpc
+
+_EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no mesh there, 130 interrupted."
+
+app = typer.Typer(
+    name="weft",
+    help="A mesh of retrieval and agent services: start it, feed it, ask it, look into it.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (up, down, status, ingest, search, ask, trace, route):
+    app.command()(command)
+app.add_typer(config, name="config")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("weft"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    quiet_grpc()
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Which mesh a command talks to, and what else it takes from the environment.
+
+--data DIR          the mesh that was started on DIR (its mesh.json says where it listens)
+WEFT_MESH           its address
+./.weft/mesh.json   where ``weft up`` was called in this directory
+127.0.0.1:9500      what ``weft up`` listens on when nothing is said
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+DEFAULT_DATA_DIR: Final = Path(".weft")
+
+
+def quiet_grpc() -> None:
+    """Keep gRPC's own log lines off the terminal; what they tell is in our errors. Before it is imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+def choose_mesh(data_dir: Path | None) -> tuple[str, ...]:
+    """Addresses of the mesh to talk to."""
+    from weft.settings import MESH_FILE, find_mesh
+
+    if data_dir is None and not os.environ.get("WEFT_MESH") and (DEFAULT_DATA_DIR / MESH_FILE).is_file():
+        data_dir = DEFAULT_DATA_DIR
+    return find_mesh(None, data_dir)
+
+
+def environ() -> dict[str, str]:
+    """The environment that children start from: nothing of gRPC's bootstrap, which is each process's own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GRPC_XDS_")}
+
+
+def mesh_file(data_dir: Path) -> dict[str, Any] | None:
+    """What is written down of the mesh on ``data_dir``; None where there is nothing readable."""
+    from weft.errors import WeftError
+    from weft.settings import read_mesh_file
+
+    try:
+        return read_mesh_file(data_dir)
+    except WeftError:
+        return None
+
+
+def data_option(data: Path) -> str:
+    """``--data DIR`` where it is needed to name this mesh."""
+    return "" if data == DEFAULT_DATA_DIR else f" --data {data}"
