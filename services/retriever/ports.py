@@ -1,0 +1,174 @@
+"""What the domain needs from outside, as protocols: a log, indexes, embedders, parsers.
+
+An implementation is one file in ``logs/``, ``indexes/``, ``embedders/`` or ``parsers/``, found by the scheme of
+its URL (parsers: by MIME type, ``reading``). Nothing in the domain imports one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors
+
+Slots = NDArray[np.int32]
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document as the log holds it. ``vectors`` has a row per chunk, or no column without embedder."""
+
+    key: CollectionKey
+    collection_id: int
+    document: Document
+    chunks: tuple[Chunk, ...]
+    vectors: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """All that differs between two positions of the log, as it stands at the later one.
+
+    The log says what was touched, its tables say how that stands now: a document changed five times in
+    between is read once. ``gone_documents`` are (collection id, document name).
+    """
+
+    sequence: int
+    collections: tuple[Collection, ...] = ()
+    gone_collections: tuple[int, ...] = ()
+    documents: tuple[StoredDocument, ...] = ()
+    gone_documents: tuple[tuple[int, str], ...] = ()
+
+
+class Log(Protocol):
+    """The change log with the tables it leads to: the one truth of all replicas.
+
+    Sequence numbers are given in commit order, from 1. Every method may raise WeftError with
+    STORE_CORRUPT or DEPENDENCY_UNAVAILABLE.
+    """
+
+    @property
+    def log_id(self) -> str:
+        """Identity of the log, 32 hex digits; a store made anew has another."""
+
+    async def changed(self) -> bool:
+        """Whether anybody committed since this was last asked. Cheap; made for polling."""
+
+    async def read(self, after: int) -> Changes:
+        """What changed after sequence ``after``; after 0, everything there is."""
+
+    async def create_collection(
+        self, key: CollectionKey, embedder: str, wanted_embedder: str, dimension: int
+    ) -> Collection:
+        """Make a collection, or return the one of that name as it is."""
+
+    async def get_collection(self, key: CollectionKey) -> Collection | None:
+        """The collection, or None."""
+
+    async def list_collections(self, tenant: str, after: str, limit: int) -> list[Collection]:
+        """A tenant's collections by name, from the first name past ``after``."""
+
+    async def delete_collection(self, key: CollectionKey) -> int | None:
+        """Delete it with all that is in it; the sequence of that, or None where there is none."""
+
+    async def get_document(self, collection: Collection, name: str) -> Document | None:
+        """The document's record, or None."""
+
+    async def list_documents(self, collection: Collection, after: str, limit: int) -> list[Document]:
+        """Records by name, from the first name past ``after``."""
+
+    async def delete_document(self, collection: Collection, name: str) -> int | None:
+        """Delete it; the sequence of that, or None where there is none."""
+
+    async def stage(self, collection: Collection, batch: int | None, chunks: Sequence[Chunk], vectors: Vectors) -> int:
+        """Put chunks into a batch that nobody sees yet; ``batch`` None begins one. Returns the batch."""
+
+    async def publish(
+        self, collection: Collection, document: Document, batch: int | None, chunks: Sequence[Chunk], vectors: Vectors
+    ) -> Document:
+        """Make ``batch`` with these last ``chunks`` the document's content, in one step.
+
+        Returns the record as it now stands: its own former one where that has the same content.
+
+        Raises:
+            WeftError: COLLECTION_NOT_FOUND when the collection went away meanwhile.
+        """
+
+    async def discard(self, batch: int) -> None:
+        """Drop a staged batch."""
+
+    async def sweep(self) -> bool:
+        """Remove a little of what nobody leads to any more; returns whether there may be more."""
+
+    async def close(self) -> None:
+        """Let go of the store."""
+
+
+class VectorIndex(Protocol):
+    """Dense side of a collection: immutable, adding makes a new one."""
+
+    def added(self, vectors: Vectors) -> VectorIndex:
+        """A new index with ``vectors`` in the slots that follow the last."""
+
+    def search(self, query: Vectors, k: int, live: NDArray[np.bool_]) -> tuple[Slots, Scores]:
+        """The ``k`` nearest ``live`` slots to the one row of ``query``, best first, with their cosines."""
+
+    def vectors(self, slots: Slots) -> Vectors:
+        """The vectors at ``slots``, a row each."""
+
+
+class VectorIndexes(Protocol):
+    """Makes vector indexes; what an index URL opens."""
+
+    def empty(self, dimension: int) -> VectorIndex:
+        """An index of ``dimension`` columns without rows."""
+
+
+class LexicalIndex(Protocol):
+    """Word side of a collection: immutable, a change makes a new one."""
+
+    def changed(self, *, added: Mapping[int, Sequence[str]], removed: Mapping[int, Sequence[str]]) -> LexicalIndex:
+        """A new index without the terms of ``removed`` slots and with those of ``added`` ones."""
+
+    def search(self, query: Sequence[str], k: int) -> tuple[Slots, Scores]:
+        """The ``k`` best slots that share a term with ``query``, best first, with their scores."""
+
+    def scores_of(self, query: Sequence[str], slots: Slots) -> Scores:
+        """The scores of given slots, 0 where they share no term."""
+
+    def share(self, term: str) -> float:
+        """The share of texts that hold ``term``: 1 for a word that tells nothing apart."""
+
+
+class Embedder(Protocol):
+    """Makes vectors of texts. Calls come from worker threads, several at once."""
+
+    @property
+    def url(self) -> str:
+        """The URL that names it in a collection's record."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of its vectors; 0 for none."""
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """One row per passage, of length 1. The same text gives the same vector, whatever its company."""
+
+    def embed_query(self, text: str) -> Vectors:
+        """One row for a query; may come from a cache."""
+
+    def knowledge(self, text: str) -> float:
+        """How much of ``text`` it knows the words of: 0 for a language it never learned, 1 for its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderFiles:
+    """What an embedder with a model on disk is given when it is opened."""
+
+    cache_dir: Path | None  # where prepared models lie; None for the platform's place
