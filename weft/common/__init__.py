@@ -1,0 +1,1 @@
+"""Stubs of protos/weft/common, made by `make gen`."""

@@ -1,0 +1,1 @@
+"""Stubs of protos/weft/generator, made by `make gen`."""

@@ -1,0 +1,1 @@
+"""Stubs of protos/weft/jobs, made by `make gen`."""

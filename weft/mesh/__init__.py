@@ -1,0 +1,1 @@
+"""Stubs of protos/weft/mesh, made by `make gen`."""

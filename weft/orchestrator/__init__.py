@@ -1,0 +1,1 @@
+"""Stubs of protos/weft/orchestrator, made by `make gen`."""

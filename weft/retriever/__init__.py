@@ -1,0 +1,1 @@
+"""Stubs of protos/weft/retriever, made by `make gen`."""

@@ -1,0 +1,1 @@
+"""Stubs of protos/weft/tools, made by `make gen`."""

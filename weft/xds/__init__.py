@@ -1,0 +1,1 @@
+"""Stubs of protos/weft/xds, made by `make gen`."""
