@@ -1,0 +1,470 @@
+"""The control plane as a real process: killed, paused, restarted, stopped, misconfigured; over both registries.
+
+Instances are real gRPC servers in this process, announced by the real client; what callers would be told
+is read from a real discovery stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.trace import NoOpTracer
+
+from mesh import plugins
+from mesh.controlplane.ads import METHOD, SERVICE
+from mesh.controlplane.resources import ENDPOINT
+from mesh.load import LoadMeter
+from mesh.plugins import Url
+from mesh.registry import Instance, Registration
+from mesh.server import MeshServer
+from mesh.settings import LoadWeights, ServiceSettings
+from mesh.telemetry import Metrics
+from tests.support.consul import ConsulAgent
+from tests.support.mesh import ROOT, Mesh, Process
+from weft.errors import WeftError, from_rpc_error
+from weft.mesh.v1 import registry_pb2, registry_pb2_grpc, routing_pb2, routing_pb2_grpc, status_pb2, status_pb2_grpc
+from weft.xds.v1 import discovery_pb2, endpoint_pb2
+
+TTL_S = 1.0
+FAST = {"WEFT_CONTROLPLANE__LEASE_TTL_S": str(TTL_S)}
+
+
+class House:
+    """A control plane process, and what talks to it."""
+
+    def __init__(self, mesh: Mesh, process: Process) -> None:
+        self.mesh, self.process = mesh, process
+        self.channel = grpc.aio.insecure_channel(
+            mesh.address,
+            options=[("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100)],
+        )
+        self.routing = routing_pb2_grpc.RoutingServiceStub(self.channel)
+        self.registry = registry_pb2_grpc.RegistryServiceStub(self.channel)
+        self._status = status_pb2_grpc.StatusServiceStub(self.channel)
+        self.stack = AsyncExitStack()
+
+    async def status(self, *, with_load: bool = False) -> status_pb2.GetMeshStatusResponse:
+        request = status_pb2.GetMeshStatusRequest(with_load=with_load)
+        return await self._status.GetMeshStatus(request, timeout=3, wait_for_ready=True)
+
+    async def serving(self) -> set[str]:
+        """Ids that ``weft status`` calls serving."""
+        found = (await self.status()).instances
+        return {item.instance.id for item in found if item.health == status_pb2.HEALTH_SERVING}
+
+    async def announce(self, name: str, service: str = "retriever", version: str = "v1") -> Announced:
+        """Serve and register one instance; both end with the house."""
+        server = MeshServer(
+            tracer=NoOpTracer(), metrics=Metrics(service="t", instance_id=name, version="v1"),
+            load=LoadMeter(LoadWeights()),
+        )  # fmt: skip
+        port = await server.start("127.0.0.1", 0, [])
+        await server.set_serving(True)
+        self.stack.push_async_callback(server.stop, 0)
+        settings = ServiceSettings(mesh=(self.mesh.address,))
+        url = Url.parse(self.mesh.registry)
+        announcer = plugins.load("mesh.registry", url).open(url, settings)
+        self.stack.push_async_callback(announcer.close)
+        instance = Instance(service=service, id=name, host="127.0.0.1", port=port, version=version)
+        return Announced(instance, server, await announcer.register(instance))
+
+    async def pause(self, seconds: float) -> None:
+        """SIGSTOP for so long."""
+        self.process.signal(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        self.process.signal(signal.SIGCONT)
+
+    async def kill(self) -> None:
+        await asyncio.to_thread(self.process.kill)
+
+    async def set_route(self, service: str, revision: int = 0, *, force: bool = False, **weights: int) -> Any:
+        shares = [routing_pb2.VersionWeight(version=v, weight=w) for v, w in weights.items()]
+        policy = routing_pb2.RoutePolicy(service=service, weights=shares, revision=revision)
+        request = routing_pb2.SetRoutePolicyRequest(policy=policy, force=force)
+        return await self.routing.SetRoutePolicy(request, timeout=5, wait_for_ready=True)
+
+    async def route(self, service: str) -> routing_pb2.PolicyStatus:
+        request = routing_pb2.GetRoutePolicyRequest(service=service)
+        return (await self.routing.GetRoutePolicy(request, timeout=5, wait_for_ready=True)).status
+
+    @asynccontextmanager
+    async def endpoints(self, cluster: str = "retriever") -> AsyncIterator[list[set[int]]]:
+        """Subscribe as a gRPC client does; yields what each push said, as sets of ports."""
+        seen: list[set[int]] = []
+        call = self.channel.stream_stream(
+            f"/{SERVICE}/{METHOD}",
+            request_serializer=discovery_pb2.DiscoveryRequest.SerializeToString,
+            response_deserializer=discovery_pb2.DiscoveryResponse.FromString,
+        )(wait_for_ready=True)
+
+        async def read() -> None:
+            await call.write(discovery_pb2.DiscoveryRequest(type_url=ENDPOINT, resource_names=[cluster]))
+            async for response in call:
+                for resource in response.resources:
+                    assignment = endpoint_pb2.ClusterLoadAssignment.FromString(resource.value)
+                    seen.append({
+                        endpoint.endpoint.address.socket_address.port_value
+                        for group in assignment.endpoints for endpoint in group.lb_endpoints
+                    })  # fmt: skip
+                await call.write(
+                    discovery_pb2.DiscoveryRequest(
+                        type_url=ENDPOINT, resource_names=[cluster],
+                        version_info=response.version_info, response_nonce=response.nonce,
+                    )
+                )  # fmt: skip
+
+        task = asyncio.create_task(read())
+        try:
+            yield seen
+        finally:
+            call.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+class Announced:
+    """One instance of the test's."""
+
+    def __init__(self, instance: Instance, server: MeshServer, registration: Registration) -> None:
+        self.instance, self.server, self.registration = instance, server, registration
+
+    async def die(self) -> None:
+        await self.registration.close()
+        await self.server.stop(0)
+
+
+@asynccontextmanager
+async def house(directory: Path, registry: str = "builtin:", **environ: str) -> AsyncIterator[House]:
+    mesh = Mesh(directory, registry=registry, environ={"OTEL_EXPORTER_OTLP_ENDPOINT": "", **FAST, **environ})
+    made = House(mesh, mesh.spawn("controlplane", "mesh.controlplane"))
+    try:
+        async with made.stack:
+            await eventually(made.status, within_s=15, what="a control plane that answers")
+            yield made
+    finally:
+        await made.channel.close()
+        made.process.signal(signal.SIGCONT)
+        made.process.kill()
+
+
+@pytest.fixture
+def consul(tmp_path: Path) -> Iterator[ConsulAgent]:
+    agent = ConsulAgent(tmp_path).start()
+    yield agent
+    agent.kill()
+
+
+async def eventually(check: Callable[[], Awaitable[Any]], *, within_s: float, what: str) -> Any:
+    """Poll until ``check`` returns something true; a failing call counts as not yet."""
+    until_s, last = time.monotonic() + within_s, None
+    while time.monotonic() < until_s:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            last = await check()
+            if last:
+                return last
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"not within {within_s} s: {what} (last: {last!r})")
+
+
+async def shown(house: House, ids: set[str], within_s: float = 5.0) -> None:
+    async def check() -> bool:
+        return await house.serving() == ids
+
+    await eventually(check, within_s=within_s, what=f"{ids} serving")
+
+
+async def refusal(call: Awaitable[Any]) -> WeftError:
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call
+    return from_rpc_error(failed.value)
+
+
+# -- killed, paused, restarted ------------------------------------------------------------------------
+
+
+async def test_a_killed_control_plane_comes_back_with_everybody_and_is_silent_until_it_knows(tmp_path: Path) -> None:
+    async with house(tmp_path) as plane:
+        one, two = await plane.announce("one"), await plane.announce("two")
+        ports = {one.instance.port, two.instance.port}
+        await shown(plane, {"one", "two"})
+        await plane.set_route("retriever", v1=100)
+        await plane.kill()
+        await asyncio.sleep(3 * TTL_S)
+        plane.process.start()
+        async with plane.endpoints() as pushed:
+            await eventually(_true(lambda: pushed), within_s=5, what="a push")
+            await asyncio.sleep(2 * TTL_S)
+            assert pushed == [ports], "what callers are told first is whole, and nothing changes after"
+        assert (await plane.route("retriever")).policy.weights[0].weight == 100
+
+
+async def test_a_paused_control_plane_evicts_nobody(tmp_path: Path) -> None:
+    async with house(tmp_path) as plane:
+        one, two = await plane.announce("one"), await plane.announce("two")
+        await shown(plane, {"one", "two"})
+        async with plane.endpoints() as pushed:
+            await eventually(_true(lambda: pushed), within_s=5, what="a push")
+            await plane.pause(5 * TTL_S)
+            until_s = time.monotonic() + 3 * TTL_S
+            while time.monotonic() < until_s:
+                assert await plane.serving() == {"one", "two"}
+                await asyncio.sleep(0.05)
+            assert pushed[-1] == {one.instance.port, two.instance.port}
+            assert len(pushed) <= 2
+
+
+async def test_an_instance_that_died_while_the_control_plane_was_down_is_dropped_after_a_ttl(tmp_path: Path) -> None:
+    async with house(tmp_path) as plane:
+        one, two = await plane.announce("one"), await plane.announce("two")
+        three = await plane.announce("three")
+        await shown(plane, {"one", "two", "three"})
+        await plane.kill()
+        await three.die()
+        plane.process.start()
+        async with plane.endpoints() as pushed:
+            await eventually(_true(lambda: pushed), within_s=5, what="a push")
+            assert pushed[0] == {one.instance.port, two.instance.port}
+
+
+async def test_who_died_leaves_after_a_ttl_and_who_deregistered_leaves_at_once(tmp_path: Path) -> None:
+    async with house(tmp_path) as plane:
+        one, two = await plane.announce("one"), await plane.announce("two")
+        three = await plane.announce("three")
+        await shown(plane, {"one", "two", "three"})
+        async with plane.endpoints() as pushed:
+            await two.registration.deregister()
+            left = {one.instance.port, three.instance.port}
+            await eventually(_true(lambda: pushed and pushed[-1] == left), within_s=0.5, what="two gone")
+            await three.die()
+            left = {one.instance.port}
+            await eventually(_true(lambda: pushed[-1] == left), within_s=3 * TTL_S, what="three gone")
+
+
+async def test_a_control_plane_stops_at_once_though_discovery_streams_are_open(tmp_path: Path) -> None:
+    async with house(tmp_path) as plane:
+        await plane.announce("one")
+        async with plane.endpoints() as pushed:
+            await eventually(_true(lambda: pushed), within_s=5, what="a push")
+            started_s = time.monotonic()
+            assert await asyncio.to_thread(plane.process.terminate) == 0
+            assert time.monotonic() - started_s < 4
+
+
+# -- routes ---------------------------------------------------------------------------------------------
+
+
+async def test_a_policy_is_set_read_changed_and_deleted(tmp_path: Path) -> None:
+    async with house(tmp_path) as plane:
+        await plane.announce("one", version="v1")
+        await plane.announce("two", version="v2")
+        await shown(plane, {"one", "two"})
+        assert (await refusal(plane.route("retriever"))).reason == "POLICY_NOT_FOUND"
+        set_ = await plane.set_route("retriever", v1=90, v2=10)
+        assert not set_.warnings
+        assert set_.policy.revision > 0
+
+        async def in_force() -> bool:
+            status = await plane.route("retriever")
+            return bool(status.snapshot_version) and status.policy == set_.policy
+
+        await eventually(in_force, within_s=2, what="the policy in a snapshot")
+        listed = await plane.routing.ListRoutePolicies(routing_pb2.ListRoutePoliciesRequest(), timeout=5)
+        assert [status.policy for status in listed.policies] == [set_.policy]
+        stale = await refusal(plane.set_route("retriever", revision=set_.policy.revision - 1, v1=100))
+        assert stale.reason == "POLICY_CONFLICT"
+        changed = await plane.set_route("retriever", revision=set_.policy.revision, v1=50, v2=50)
+        forced = await plane.set_route("retriever", force=True, v1=100)
+        assert forced.policy.revision > changed.policy.revision
+        assert forced.warnings == ["version v2 has instances but takes no share of the calls"]
+        request = routing_pb2.DeleteRoutePolicyRequest(service="retriever")
+        await plane.routing.DeleteRoutePolicy(request, timeout=5)
+        await plane.routing.DeleteRoutePolicy(request, timeout=5)
+        assert (await refusal(plane.route("retriever"))).reason == "POLICY_NOT_FOUND"
+
+
+async def test_an_operator_is_warned_of_what_isnt_there(tmp_path: Path) -> None:
+    async with house(tmp_path) as plane:
+        await plane.announce("one")
+        await shown(plane, {"one"})
+        unknown = await plane.set_route("retreiver", v1=100)
+        assert unknown.warnings == ["no instance of retreiver has registered yet"]
+        canary = await plane.set_route("retriever", v1=90, v2=10)
+        assert canary.warnings == ["version v2 has no instances; its calls go to the other versions"]
+
+
+async def test_a_policy_that_cannot_be_carried_out_is_refused_with_its_field(tmp_path: Path) -> None:
+    async with house(tmp_path) as plane:
+        wrong = await refusal(plane.set_route("retriever", v1=90, v2=20))
+        assert wrong.reason == "POLICY_INVALID"
+        assert wrong.field == "policy.weights"
+        assert (await refusal(plane.route("NO SERVICE"))).reason == "INVALID_FIELD"
+
+
+# -- status ---------------------------------------------------------------------------------------------
+
+
+async def test_status_tells_load_and_doesnt_wait_for_the_dead(tmp_path: Path) -> None:
+    async with house(tmp_path, WEFT_CONTROLPLANE__LEASE_TTL_S="30") as plane:
+        await plane.announce("one")
+        dead = await plane.announce("two")
+        await shown(plane, {"one", "two"})
+        await dead.die()
+        started_s = time.monotonic()
+        status = await plane.status(with_load=True)
+        assert time.monotonic() - started_s < 1.5
+        assert {item.instance.id: item.HasField("load") for item in status.instances} == {"one": True, "two": False}
+        assert status.registry == "builtin:"
+        assert status.registry_available
+        assert status.snapshot_version
+        assert not any(item.HasField("load") for item in (await plane.status()).instances)
+
+
+async def test_a_record_out_of_bounds_is_refused_on_the_wire(tmp_path: Path) -> None:
+    async with house(tmp_path) as plane:
+        record = registry_pb2.Instance(service="retriever", id="one", host="127.0.0.1", port=70_000)
+        err = await refusal(plane.registry.Register(registry_pb2.RegisterRequest(instance=record), timeout=5))
+        assert (err.reason, err.field) == ("INVALID_FIELD", "instance.port")
+        renewal = registry_pb2.RenewRequest(service="retriever", id="nobody")
+        assert (await refusal(plane.registry.Renew(renewal, timeout=5))).reason == "LEASE_NOT_FOUND"
+        departure = registry_pb2.DeregisterRequest(service="retriever", id="nobody")
+        await plane.registry.Deregister(departure, timeout=5)
+
+
+# -- misconfigured --------------------------------------------------------------------------------------
+
+
+def run_control_plane(mesh: str, store: Path, registry: str = "builtin:") -> tuple[int, str]:
+    """Start one that can't live; returns its exit code and what it said."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("WEFT_", "OTEL_"))}
+    ended = subprocess.run(
+        [sys.executable, "-m", "mesh.controlplane"], cwd=ROOT, timeout=20, capture_output=True, text=True,
+        env={**environ, "WEFT_MESH": mesh, "WEFT_STORE": f"sqlite:///{store}", "WEFT_REGISTRY": registry,
+             "WEFT_LOG_FORMAT": "json"},
+    )  # fmt: skip
+    said = ended.stdout + ended.stderr
+    lines = [json.loads(line)["event"] for line in said.splitlines() if line.startswith("{")]
+    return ended.returncode, "\n".join([*lines, said if not lines else ""])
+
+
+async def test_what_keeps_it_from_starting_is_said(tmp_path: Path) -> None:
+    async with house(tmp_path) as plane:
+        other, port = tmp_path / "other", plane.mesh.address.rpartition(":")[2]
+        code, said = await asyncio.to_thread(run_control_plane, plane.mesh.address, other)
+        assert code == 1
+        assert f"cannot listen on 127.0.0.1:{port}" in said
+        code, said = await asyncio.to_thread(run_control_plane, "127.0.0.1:1", tmp_path)
+        assert code == 1
+        assert f"another control plane (pid {plane.process.pid})" in said
+    (other / "mesh.db").write_bytes(b"rubbish" * 1000)
+    code, said = await asyncio.to_thread(run_control_plane, "127.0.0.1:1", other)
+    assert code == 1
+    assert "cannot be read" in said
+    assert "move it away" in said
+    code, said = await asyncio.to_thread(run_control_plane, "127.0.0.1:1", other, "zookeeper://x")
+    assert code == 1
+    assert "zookeeper: is not a known scheme here; there are: builtin, consul" in said
+
+
+# -- over Consul ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.consul
+async def test_an_outage_that_empties_consul_costs_callers_nothing_and_the_canary_its_policy_neither(
+    tmp_path: Path, consul: ConsulAgent
+) -> None:
+    async with house(tmp_path, consul.url) as plane:
+        one, two = await plane.announce("one", version="v1"), await plane.announce("two", version="v2")
+        ports = {one.instance.port, two.instance.port}
+        await shown(plane, {"one", "two"})
+        set_ = await plane.set_route("retriever", v1=90, v2=10)
+        async with plane.endpoints() as pushed:
+            await eventually(_true(lambda: pushed and pushed[-1] == ports), within_s=5, what="both pushed")
+            said = len(pushed)
+            await asyncio.to_thread(consul.kill)
+
+            async def away() -> bool:
+                return not (await plane.status()).registry_available
+
+            await eventually(away, within_s=5, what="a registry said to be away")
+            # Reads go on from what is known, writes are refused.
+            assert (await plane.route("retriever")).policy.weights == set_.policy.weights
+            assert (await refusal(plane.set_route("retriever", force=True, v1=100))).reason == "REGISTRY_UNAVAILABLE"
+            await asyncio.sleep(3)
+            await asyncio.to_thread(consul.start)
+            started_s = time.monotonic()
+            await shown(plane, {"one", "two"}, within_s=15)
+            assert time.monotonic() - started_s < 15
+
+            async def restored() -> bool:
+                keys = f"http://{consul.address}/v1/kv/weft/policies/retriever?raw"
+                answer = await asyncio.to_thread(_get, keys)
+                return bool(answer) and json.loads(answer) == {"weights": {"v1": 90, "v2": 10}}
+
+            await eventually(restored, within_s=10, what="the policy written back")
+            await asyncio.sleep(2)
+            assert all(push == ports for push in pushed[said:]), "nobody was ever taken from the callers"
+
+
+@pytest.mark.consul
+async def test_a_control_plane_may_start_before_its_registry(tmp_path: Path, consul: ConsulAgent) -> None:
+    consul.kill()
+    async with house(tmp_path, consul.url) as plane:
+        await plane.announce("one")
+        status = await plane.status()
+        assert not status.registry_available
+        assert not status.snapshot_version
+        assert (await refusal(plane.route("retriever"))).reason == "REGISTRY_UNAVAILABLE"
+        await asyncio.to_thread(consul.start)
+        await shown(plane, {"one"}, within_s=15)
+
+
+@pytest.mark.consul
+async def test_a_bad_value_that_came_into_the_kv_another_way_is_named_and_stays_out(
+    tmp_path: Path, consul: ConsulAgent
+) -> None:
+    async with house(tmp_path, consul.url) as plane:
+        await plane.announce("one")
+        await shown(plane, {"one"})
+        good = await plane.set_route("retriever", v1=100)
+
+        async def in_force() -> bool:
+            return bool((await plane.route("retriever")).snapshot_version)
+
+        await eventually(in_force, within_s=3, what="the good policy in force")
+        key = f"http://{consul.address}/v1/kv/weft/policies/retriever"
+        put = urllib.request.Request(key, data=b'{"weights": {"v1": 33}}', method="PUT")
+        await asyncio.to_thread(urllib.request.urlopen, put)
+
+        async def named() -> bool:
+            status = await plane.route("retriever")
+            return "add up to 33" in status.problem and status.policy.weights == good.policy.weights
+
+        await eventually(named, within_s=3, what="the problem, and the last good policy in force")
+
+
+def _true(check: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:
+    async def checked() -> Any:
+        return check()
+
+    return checked
+
+
+def _get(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
