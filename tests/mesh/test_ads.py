@@ -72,12 +72,12 @@ def weights(*headers: HeaderRoute, **shares: int) -> RoutePolicy:
 
 
 @asynccontextmanager
-async def servers(*names: str) -> AsyncIterator[dict[str, int]]:
-    """Servers in this process, by name with their ports."""
+async def servers(*names: str, **busy: float) -> AsyncIterator[dict[str, int]]:
+    """Servers in this process, by name with their ports; ``busy`` ones report that utilisation."""
     async with AsyncExitStack() as stack:
         ports = {}
-        for name in names:
-            server, ports[name] = await start_server(name)
+        for name in (*names, *busy):
+            server, ports[name] = await start_server(name, busy.get(name, 0.5))
             stack.push_async_callback(server.stop, 0)
         yield ports
 
@@ -157,6 +157,17 @@ async def test_instances_in_several_zones_are_all_used(plane: ControlPlane):
         share = Counter(await caller.call([(GET, {})] * 200))
         assert share.keys() == {"a", "b"}
         assert abs(share["a"] - share["b"]) <= 40
+
+
+async def test_a_busy_instance_is_called_less_whichever_zone_it_is_in(plane: ControlPlane):
+    async with servers(a=0.9, b=0.1) as ports, peer("call", plane.address) as caller:
+        plane.show(instance("a", ports["a"], zone="z1"), instance("b", ports["b"], zone="z2"))
+        async with asyncio.timeout(10):
+            share = Counter(await caller.call([(GET, {})] * 200))
+            while share["a"] > 40:  # 20 expected, once the reports count
+                await asyncio.sleep(0.3)
+                share = Counter(await caller.call([(GET, {})] * 200))
+        assert share["a"] >= 5
 
 
 async def test_more_calls_under_way_than_the_data_planes_default_limit(plane: ControlPlane):

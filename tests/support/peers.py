@@ -20,6 +20,7 @@ import grpc
 from grpc import aio
 
 from weft.channel import Dial, open_service
+from weft.xds.v1 import orca_pb2
 
 GET = "/shop.v1.Shop/Get"  # idempotent, say the instances' method tables
 PUT = "/shop.v1.Shop/Put"  # not idempotent
@@ -41,11 +42,25 @@ def _handler(name: str) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler("shop.v1.Shop", {"Get": method, "Put": method})
 
 
-async def start_server(name: str) -> tuple[aio.Server, int]:
-    """A server in this process, and its port."""
+def _load_handler(utilisation: float) -> grpc.GenericRpcHandler:
+    async def report(request: orca_pb2.OrcaLoadReportRequest, context: aio.ServicerContext) -> None:
+        while True:
+            await context.write(orca_pb2.OrcaLoadReport(rps_fractional=100, application_utilization=utilisation))
+            await asyncio.sleep(request.report_interval.ToMilliseconds() / 1_000)
+
+    method = grpc.unary_stream_rpc_method_handler(
+        report,
+        request_deserializer=orca_pb2.OrcaLoadReportRequest.FromString,
+        response_serializer=orca_pb2.OrcaLoadReport.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler("xds.service.orca.v3.OpenRcaService", {"StreamCoreMetrics": method})
+
+
+async def start_server(name: str, utilisation: float = 0.5) -> tuple[aio.Server, int]:
+    """A server in this process that says it is this busy, and its port."""
     # A server drops calls at random once 1000 wait to be taken; these tests are of the client's side.
     server = aio.server(options=[("grpc.so_reuseport", 0), ("grpc.server.max_pending_requests", 10_000)])
-    server.add_generic_rpc_handlers((_handler(name),))
+    server.add_generic_rpc_handlers((_handler(name), _load_handler(utilisation)))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     return server, port
