@@ -66,4 +66,5 @@ class Stages:
         lines = [LedgerLine(e.stage, e.start_ms, e.duration_ms, e.budget_ms, e.status) for e in self._ledger.entries]
         if writes is not None:
             lines.append(writes)
+            lines.sort(key=lambda line: line.start_ms)
         return Ledger(self.deadline.given_s * 1_000, self._ledger.elapsed_ms(), tuple(lines))

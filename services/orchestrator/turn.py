@@ -120,6 +120,7 @@ class TurnRun:
             async with asyncio.TaskGroup() as tasks:
                 if recovered.retrieved is None:
                     tasks.create_task(self._retrieve())
+                    await asyncio.sleep(0)  # the search leaves before the planner takes the processor
                 await self._use_tools()
             self._outbox.gather(Prepared(tuple(self._degraded)))
         finished = await self._answer()

@@ -57,8 +57,11 @@ class Writing:
         while True:
             continuation = self._continuation() if may_continue else None
             stream = _Stream(skip="" if continuation else self.text)
+            asked = prompt
+            if continuation is not None and self._prompted is not None:  # only the model that began can go on
+                asked = replace(prompt, model=self._prompted.model, continuation=continuation)
             try:
-                return await self._one_stream(replace(prompt, continuation=continuation), stream, until_s, budget_s)
+                return await self._one_stream(asked, stream, until_s, budget_s)
             except WeftError as err:
                 if continuation is not None and err.reason == Reason.RESUME_UNSUPPORTED:
                     may_continue = False

@@ -1,0 +1,234 @@
+"""Scripted peers for the orchestrator's domain, and an agent over them with a real session store.
+
+A script is a list of steps: an event is yielded, an exception raised, a number slept for, an
+``asyncio.Event`` waited for. A generator's scripts are used up one per call; the last one stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from opentelemetry import trace
+
+from mesh import deadline as deadlines
+from mesh.deadline import Deadline
+from services.orchestrator.agent import Agent
+from services.orchestrator.catalogue import Catalogue
+from services.orchestrator.ports import Sessions
+from services.orchestrator.records import Entry, Limits
+from services.orchestrator.sessions.sqlite import SqliteSessions
+from services.orchestrator.turn import Options, Peers
+from services.orchestrator.types import (
+    Epoch,
+    Exchange,
+    Finished,
+    FinishReason,
+    Found,
+    Generation,
+    GenerationDelta,
+    GenerationFinished,
+    GenerationStarted,
+    Passage,
+    PlannedCall,
+    Prompt,
+    SearchQuery,
+    TextDelta,
+    ToolAnswer,
+    ToolSpec,
+    TurnRequest,
+    Usage,
+)
+
+PASSAGE = Passage("collections/default/documents/d/chunks/0", "Threads are woven.", "Weaving", "Basics", source="w.md")
+FOUND = Found((PASSAGE,), Epoch("ab" * 16, 3))
+STARTED = GenerationStarted("m", "scripted")
+END = GenerationFinished(FinishReason.STOP, Usage(5, 2))
+Step = Generation | BaseException | float | asyncio.Event
+
+
+def says(*texts: str, end: GenerationFinished = END) -> list[Step]:
+    """A script that answers in these pieces."""
+    return [STARTED, *map(GenerationDelta, texts), end]
+
+
+class ScriptedRetriever:
+    """Finds what it was told to, or fails so."""
+
+    def __init__(self, outcome: Found | BaseException = FOUND, delay_s: float = 0.0) -> None:
+        self.outcome, self.delay_s = outcome, delay_s
+        self.queries: list[SearchQuery] = []
+
+    async def search(self, query: SearchQuery) -> Found:
+        self.queries.append(query)
+        await asyncio.sleep(self.delay_s)
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+
+class ScriptedGenerator:
+    """Writes by its scripts; counts what is being written."""
+
+    def __init__(self, *scripts: Sequence[Step]) -> None:
+        self.scripts = list(scripts) or [says("It is ", "woven.")]
+        self.prompts: list[Prompt] = []
+        self.active = 0
+
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[Generation, None]:
+        self.prompts.append(prompt)
+        script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+        self.active += 1
+        try:
+            for step in script:
+                if isinstance(step, BaseException):
+                    raise step
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                elif isinstance(step, float):
+                    await asyncio.sleep(step)
+                else:
+                    yield step
+        finally:
+            self.active -= 1
+
+
+@dataclass
+class ScriptedTools:
+    """Tools that answer as told, and say how many ran at once."""
+
+    answers: dict[str, ToolAnswer | BaseException] = field(default_factory=dict)
+    listing: BaseException | None = None
+    delay_s: float = 0.0
+    calls: list[tuple[str, Mapping[str, Any], str]] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+    listed: int = 0
+
+    async def specs(self) -> tuple[ToolSpec, ...]:
+        self.listed += 1
+        if self.listing is not None:
+            raise self.listing
+        return tuple(ToolSpec(name) for name in self.answers)
+
+    async def call(
+        self, tool: str, arguments: Mapping[str, Any], *, call_id: str, today: datetime.date | None
+    ) -> ToolAnswer:
+        self.calls.append((tool, arguments, call_id))
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(self.delay_s)
+        finally:
+            self.at_once -= 1
+        answer = self.answers[tool]
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+@dataclass
+class ScriptedPlanner:
+    """Plans what it was told to."""
+
+    calls: list[PlannedCall] = field(default_factory=list)
+    asked: list[tuple[str, list[str]]] = field(default_factory=list)
+
+    async def plan(
+        self, question: str, tools: Sequence[ToolSpec], today: datetime.date, history: Sequence[Exchange]
+    ) -> list[PlannedCall]:
+        self.asked.append((question, [tool.name for tool in tools]))
+        return list(self.calls)
+
+
+@dataclass
+class Replica:
+    """One orchestrator's domain over scripted peers."""
+
+    agent: Agent
+    sessions: Sessions
+    retriever: ScriptedRetriever
+    generator: ScriptedGenerator
+    tools: ScriptedTools
+    planner: ScriptedPlanner
+
+    async def ask(self, question: str = "What is it?", *, timeout_s: float = 10.0, **fields: Any) -> list[Entry]:
+        """All events of one turn."""
+        return [entry async for entry in self.stream(question, timeout_s=timeout_s, **fields)]
+
+    async def stream(
+        self, question: str = "What is it?", *, timeout_s: float = 10.0, **fields: Any
+    ) -> AsyncGenerator[Entry, None]:
+        """Events of one turn as they come."""
+        request = TurnRequest(**{"tenant": "acme", "session": "s", "request_id": "", "question": question, **fields})
+        with deadlines.bind(Deadline.after(timeout_s)):
+            stream = self.agent.chat(request)
+            # chat reads the deadline at its first step
+            first = await anext(stream, None)
+        async with aclosing(stream):
+            if first is not None:
+                yield first
+                async for entry in stream:
+                    yield entry
+
+
+@asynccontextmanager
+async def replica(
+    place: Path,
+    *,
+    retriever: ScriptedRetriever | None = None,
+    generator: ScriptedGenerator | None = None,
+    tools: ScriptedTools | None = None,
+    plan: Sequence[PlannedCall] = (),
+    options: Options | None = None,
+    limits: Limits | None = None,
+    wrap: Callable[[SqliteSessions], Sessions] = lambda sessions: sessions,
+    owner: str = "orchestrator-1",
+) -> AsyncIterator[Replica]:
+    """A replica over the session store in ``place``."""
+    store = SqliteSessions(place / "sessions.db", limits or Limits())
+    await store.check()
+    sessions = wrap(store)
+    retriever, generator = retriever or ScriptedRetriever(), generator or ScriptedGenerator()
+    tools, planner = tools or ScriptedTools(), ScriptedPlanner(list(plan))
+    peers = Peers(retriever, generator, tools, Catalogue(tools), planner)
+    tracer = trace.NoOpTracer()
+    try:
+        async with Agent(
+            sessions, peers, options or Options(), owner=owner, versions={"orchestrator": "v1"}, tracer=tracer
+        ) as agent:
+            yield Replica(agent, sessions, retriever, generator, tools, planner)
+    finally:
+        await store.close()
+
+
+def text_of(entries: Sequence[Entry]) -> str:
+    """The pieces of text, joined."""
+    return "".join(entry.event.text for entry in entries if isinstance(entry.event, TextDelta))
+
+
+def kinds(entries: Sequence[Entry]) -> list[str]:
+    """Names of the events."""
+    return [type(entry.event).__name__ for entry in entries]
+
+
+def end_of(entries: Sequence[Entry]) -> Finished:
+    """The last event, which must be the end."""
+    finished = entries[-1].event
+    assert isinstance(finished, Finished), finished
+    return finished
+
+
+async def eventually(true: Callable[[], bool | Awaitable[bool]], within_s: float = 5.0) -> None:
+    """Wait until something is true."""
+    async with asyncio.timeout(within_s):
+        while True:
+            outcome = true()
+            if outcome if isinstance(outcome, bool) else await outcome:
+                return
+            await asyncio.sleep(0.005)
