@@ -34,9 +34,10 @@ def consul_binary() -> str:
 
 
 class ConsulAgent:
-    """One agent in development mode, restartable on the same ports."""
+    """One agent in development mode, restartable on the same ports. With a ``token``, nothing goes without it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, token: str = "") -> None:
+        self._token = token
         self._binary = consul_binary()
         self._log = directory / "consul.log"
         self._ports = {name: free_port() for name in ("http", "server", "serf_lan", "serf_wan")}
@@ -55,6 +56,9 @@ class ConsulAgent:
         """Start it, empty, and wait until it has a leader."""
         ports = [f"{name} = {port}" for name, port in {**self._ports, "dns": -1, "grpc": -1}.items()]
         settings = f"ports {{ {' '.join(ports)} }} disable_update_check = true"
+        if self._token:
+            tokens = f'master = "{self._token}" agent = "{self._token}"'
+            settings += f' acl {{ enabled = true default_policy = "deny" tokens {{ {tokens} }} }}'
         with self._log.open("ab") as log:
             self._popen = subprocess.Popen(
                 [self._binary, "agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-node=weft-test",
