@@ -18,7 +18,7 @@ from typing import Final
 from services.generator.text.words import CJK_COMMON, CJK_FUNCTION, COMMON, STOP
 
 CJK: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
-WORD = re.compile(f"[{CJK}]+|[0-9]+(?:[.,:][0-9]+)*(?![^\\W_{CJK}])|(?:(?![{CJK}_])\\w)+(?:['’](?:(?![{CJK}_])\\w)+)*")
+WORD = re.compile(rf"[{CJK}]+|[0-9]+(?:[.,:][0-9]+)*(?![^\W_{CJK}])|[^\W_{CJK}]+(?:['’][^\W_{CJK}]+)*")
 
 _ASKING = re.compile(
     "为什么|什么时候|什么样|什么|多少|哪一年|哪一个|哪一种|哪一|哪些|哪个|哪里|哪儿|哪年|哪位|哪种|哪座|哪|何时|何地|何处|何人|为何|如何|怎么样|怎么|怎样|"
@@ -132,8 +132,7 @@ class Matcher:
             if text.find(pair, start, end) >= 0:
                 found[index] = 1.0
         if self._stems:
-            for word in WORD.findall(text, start, end):
-                lower = word.lower()
+            for lower in WORD.findall(text[start:end].lower()):
                 if lower[:_MIN_STEM_CHARS] in self._beginnings:
                     hit = self._known[lower] if lower in self._known else self._look_up(lower)
                     if hit is not None and hit[1] > found.get(hit[0], 0.0):

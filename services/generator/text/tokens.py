@@ -13,7 +13,7 @@ from typing import Final
 from services.generator.text.terms import CJK
 
 PHRASE_TOKENS: Final = 6
-_TOKEN = re.compile(rf"\s*(?:[{CJK}]|(?:(?![{CJK}_])\w)+|\S)|\s+\Z")
+_TOKEN = re.compile(rf"\s*(?:[{CJK}]|[^\W_{CJK}]+|\S)|\s+\Z")
 
 
 def tokens(text: str) -> list[str]:
