@@ -145,7 +145,7 @@ async def _until_ready(mesh: str, wanted: list[str], supervisor: Supervisor, sto
             return {}
         out, err = waiting.result()
         if waiter.returncode != OK:
-            raise StartFailed(f"the mesh is not ready after {_READY_S:g} s: {err.decode(errors='replace').strip()}")
+            raise StartFailed(f"the mesh does not get ready: {err.decode(errors='replace').strip()}")
         shown: dict[str, Any] = json.loads(out)
         return shown
     finally:

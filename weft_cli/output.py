@@ -74,15 +74,15 @@ def place(title: str, section: str, source: str, page: int) -> str:
 
 def print_answer_tail(answer: Answer, *, ledger: bool) -> None:
     """What stands below an answer's text."""
-    cited: dict[str, Citation] = {}
+    cited: dict[str, list[Citation]] = {}
     for citation in answer.citations:
-        cited.setdefault(citation.passage, citation)
+        cited.setdefault(citation.passage, []).append(citation)
     if cited:
         say("\nsources", bold=True)
-    for number, citation in enumerate(cited.values(), 1):
-        say(f"  [{number}] {place(citation.title, citation.section, citation.source, citation.page)}")
-        if citation.quote:
-            say(f"      “{snippet(citation.quote)}”", dim=True)
+    for number, (first, *more) in enumerate(cited.values(), 1):
+        say(f"  [{number}] {place(first.title, first.section, first.source, first.page)}")
+        for quote in dict.fromkeys(citation.quote for citation in (first, *more) if citation.quote):
+            say(f"      “{snippet(quote)}”", dim=True)
     print_degraded(answer.degraded)
     if ledger:
         say()

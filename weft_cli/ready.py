@@ -36,9 +36,11 @@ async def wait(mesh: str, seconds: float, wanted: set[str]) -> int:
                 if not missing and (shown["snapshot_version"] or not wanted):
                     print(json.dumps(shown), flush=True)
                     return 0
-                problem = f"not serving: {', '.join(sorted(missing))}" if missing else "the control plane warms up"
+                problem = (
+                    f"these do not serve: {', '.join(sorted(missing))}" if missing else "the control plane warms up"
+                )
             await asyncio.sleep(_POLL_S)
-    print(problem, file=sys.stderr)
+    print(f"after {seconds:g} s {problem}", file=sys.stderr)
     return 1
 
 

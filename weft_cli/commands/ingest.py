@@ -45,8 +45,7 @@ async def _ingest(paths: list[str], collection: str | None, data: Path | None, a
     if as_json:
         print_json(result)
     else:
-        unchanged = f", {result.unchanged} of them unchanged" if result.unchanged else ""
-        say(f"{count(result.documents, 'document')} in {count(result.chunks, 'passage')}{unchanged}")
+        say(summary(result))
         for failed in result.failed:
             typer.secho(f"not taken in: {failed.source}: {failed.error}", err=True, fg="red")
     return FAILED if result.failed else OK
@@ -81,6 +80,11 @@ def progress_bar() -> Iterator[Callable[[weft.IngestProgress], None] | None]:
         yield show
 
 
-def count(number: int, noun: str) -> str:
-    """``1 document``, ``2 documents``."""
+def summary(result: weft.IngestResult) -> str:
+    """``8 documents in 22 passages``, and how many of them were there already."""
+    unchanged = f", {result.unchanged} of them unchanged" if result.unchanged else ""
+    return f"{_count(result.documents, 'document')} in {_count(result.chunks, 'passage')}{unchanged}"
+
+
+def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
