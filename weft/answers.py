@@ -283,6 +283,8 @@ class Answer:
     """It is the stored answer to this very request."""
     epoch: Epoch | None = None
     """How far in the change log the turn looked; None where it did not search."""
+    query: str = ""
+    """What was searched: the question, completed from the session where it leans on it."""
 
     @property
     def abstained(self) -> bool:

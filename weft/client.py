@@ -184,7 +184,7 @@ class Client:
             today=_text("today", today or ""),
         )
         self._set_min_epoch(request, min_epoch)
-        metadata = self._connection.metadata(request.request_id, session_name)
+        metadata = self._connection.turn_metadata(request.request_id, session_name)
         stub = orchestrator_pb2_grpc.OrchestratorServiceStub(self._connection.channel("orchestrator"))
 
         def open_chat(message: orchestrator_pb2.ChatRequest, remaining_s: float) -> aio.UnaryStreamCall:

@@ -6,6 +6,7 @@ there is told at once and by its address instead of after a call's whole deadlin
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from weft.tracing import client_interceptors
 
 SERVICES: Final = ("orchestrator", "retriever")
 CHECK_TIMEOUT_S: Final = 2.0
+Metadata = tuple[tuple[str, str], ...]
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
 
 
@@ -33,6 +35,7 @@ class Connection:
     def __init__(self, dial: Dial, tenant: str, headers: Mapping[str, str], tracer: trace.Tracer) -> None:
         self.dial = dial
         self._companions = _companions(tenant, headers)
+        self._tenant = tenant
         self._tracer = tracer
         self._channels: dict[str, aio.Channel] = {}
 
@@ -65,12 +68,14 @@ class Connection:
         except KeyError:
             raise RuntimeError("the client is not open; use it within `async with weft.Client() as c:`") from None
 
-    def metadata(self, request_id: str, session: str = "") -> tuple[tuple[str, str], ...]:
-        """What a call carries beside its request."""
-        own = [(names.METADATA_REQUEST_ID, request_id)]
-        if session:
-            own.append((names.METADATA_BUCKET, str(session_bucket(session))))
-        return (*self._companions, *own)
+    def metadata(self, request_id: str) -> Metadata:
+        """What every call carries beside its request."""
+        return (*self._companions, (names.METADATA_REQUEST_ID, request_id))
+
+    def turn_metadata(self, request_id: str, session: str) -> Metadata:
+        """The same for a turn, with the bucket that keeps its session on one version from the first turn on."""
+        session = session or new_session(self._tenant, request_id)
+        return (*self.metadata(request_id), (names.METADATA_BUCKET, str(session_bucket(session))))
 
     def explain(self, exc: aio.AioRpcError, service: str, timeout_s: float) -> WeftError:
         """The peer's own error, or one of ours where gRPC alone has spoken."""
@@ -111,6 +116,11 @@ def has_details(exc: aio.AioRpcError) -> bool:
     """Whether a handler has raised it: gRPC's own failures carry no error details."""
     trailers: Any = exc.trailing_metadata() or ()
     return any(key == _STATUS_DETAILS for key, _ in trailers)
+
+
+def new_session(tenant: str, request_id: str) -> str:
+    """The session that the orchestrator makes for a turn without one: the same request finds it again."""
+    return "sessions/" + hashlib.sha256(f"{tenant}\n{request_id}".encode()).hexdigest()[:32]
 
 
 def session_bucket(session: str) -> int:

@@ -236,6 +236,7 @@ class _AnswerParts:
             cached=message.cached,
             replayed=started.replayed,
             epoch=self._retrieved.epoch if self._retrieved else None,
+            query=self._retrieved.query if self._retrieved else "",
         )
 
 

@@ -16,7 +16,7 @@ import weft
 from tests.support.scripted import HANG, Server, delta, event, finished, scripted_server, started
 from weft import names, turns
 from weft.common.v1 import accounting_pb2, epoch_pb2, error_pb2, passage_pb2
-from weft.connection import session_bucket
+from weft.connection import new_session, session_bucket
 from weft.errors import Reason, error
 from weft.orchestrator.v1 import orchestrator_pb2 as chat_pb2
 
@@ -253,3 +253,11 @@ async def test_all_streams_of_a_turn_are_in_one_trace_and_end_with_their_status(
     assert len({s.get_span_context().trace_id for s in exporter.get_finished_spans()}) == 1
     assert server.chat.completed == 1
     provider.shutdown()
+
+
+async def test_a_new_session_stays_on_its_version_from_its_first_turn_on(server: Server) -> None:
+    server.chat.scripts = [[started(), finished(1, "")]]
+    async with server.client(tenant="acme") as c:
+        await c.ask("?")
+    session = new_session("acme", server.chat.requests[0].request_id)
+    assert server.chat.metadata[0][names.METADATA_BUCKET] == str(session_bucket(session))
