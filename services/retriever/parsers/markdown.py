@@ -1,0 +1,129 @@
+"""Markdown: its words without its marks, its structure as blocks.
+
+The extracted text is what a reader sees: headings, paragraphs, list items behind a dash or number, table
+rows with their cells apart by " | ", code as it stands; link targets and HTML tags are gone. Each heading,
+paragraph, item, row and code block is a block of its own. The title is the front matter's, else the first
+heading of level 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from services.retriever.parsers.text import MAX_TITLE_CHARS, decode
+from services.retriever.types import Block, BlockKind, Parsed
+
+_FRONT_MATTER: Final = re.compile(
+    r"\A---[^\S\n]*\n(?=[\w-]+[^\S\n]*:)(.*?\n)(?:---|\.\.\.)[^\S\n]*(?:\n|\Z)", re.DOTALL
+)
+_FRONT_TITLE: Final = re.compile(r"^title:[^\S\n]*[\"']?(.+?)[\"']?[^\S\n]*$", re.MULTILINE | re.IGNORECASE)
+_TAG: Final = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_WIDE_END: Final = re.compile("[\u2e80-\u9fff\uf900-\ufaff\uff00-\uff60]$")
+
+
+def parse(data: bytes) -> Parsed:
+    """Parse the bytes of a Markdown text.
+
+    Raises:
+        WeftError: DOCUMENT_UNREADABLE when they are not UTF-8 text.
+    """
+    source = decode(data)
+    title = ""
+    front = _FRONT_MATTER.match(source)
+    if front is not None:
+        named = _FRONT_TITLE.search(front.group(1))
+        title = named.group(1) if named else ""
+        source = source[front.end() :]
+    page = _Page()
+    page.read(MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(source))
+    text = "".join(page.parts)
+    first = next((text[b.start : b.end] for b in page.blocks if b.kind is BlockKind.HEADING and b.level == 1), "")
+    return Parsed(text, tuple(page.blocks), " ".join((title or first).split())[:MAX_TITLE_CHARS])
+
+
+class _Page:
+    """The text under way."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.blocks: list[Block] = []
+        self._length = 0
+        self._lists: list[int] = []  # of each open list, the number of its next item; 0 where it has none
+        self._mark = ""  # of the list item that begins next
+
+    def read(self, tokens: Sequence[Token]) -> None:
+        """Add what ``tokens`` say."""
+        heading = 0
+        row: list[str] | None = None
+        for token in tokens:
+            match token.type:
+                case "heading_open":
+                    heading = int(token.tag[1:])
+                case "heading_close":
+                    heading = 0
+                case "bullet_list_open":
+                    self._lists.append(0)
+                case "ordered_list_open":
+                    self._lists.append(int(token.attrGet("start") or 1))
+                case "bullet_list_close" | "ordered_list_close":
+                    self._lists.pop()
+                case "list_item_open":
+                    self._begin_item()
+                case "tr_open":
+                    row = []
+                case "tr_close":
+                    self._add(BlockKind.PROSE, " | ".join(row or ()), apart="\n")
+                    row = None
+                case "fence" | "code_block":
+                    self._add(BlockKind.CODE, token.content.rstrip("\n"))
+                case "html_block":
+                    self._add(BlockKind.PROSE, " ".join(_TAG.sub(" ", token.content).split()))
+                case "inline":
+                    words = _words(token.children or ()).strip()
+                    if row is not None:
+                        row.append(words)
+                    elif heading:
+                        self._add(BlockKind.HEADING, " ".join(words.split()), level=heading)
+                    else:
+                        self._add(BlockKind.PROSE, words)
+
+    def _begin_item(self) -> None:
+        number = self._lists[-1]
+        self._mark = "  " * (len(self._lists) - 1) + (f"{number}. " if number else "- ")
+        if number:
+            self._lists[-1] += 1
+
+    def _add(self, kind: BlockKind, words: str, *, level: int = 0, apart: str = "\n\n") -> None:
+        if not words:
+            return
+        mark, self._mark = self._mark, ""
+        if self.parts:
+            self._write("\n" if mark and self._lists else apart)
+        start = self._length
+        self._write(mark + words)
+        self.blocks.append(Block(kind, start, self._length, level))
+
+    def _write(self, words: str) -> None:
+        self.parts.append(words)
+        self._length += len(words)
+
+
+def _words(children: Sequence[Token]) -> str:
+    said: list[str] = []
+    for child in children:
+        match child.type:
+            case "text" | "code_inline" | "text_special":
+                said.append(child.content)
+            case "softbreak":
+                # Chinese is written without spaces: a line break within it stands for nothing.
+                said.append("" if said and _WIDE_END.search(said[-1]) else " ")
+            case "hardbreak":
+                said.append("\n")
+            case "image":
+                said.append(_words(child.children or ()))
+    return "".join(said)

@@ -1,0 +1,125 @@
+"""Parsers: what a reader sees, its structure, its title; and what can't be read."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.retriever import reading
+from services.retriever.parsers import markdown, text
+from services.retriever.types import BlockKind, Parsed
+from weft.errors import WeftError
+
+
+def blocks(parsed: Parsed, kind: BlockKind) -> list[str]:
+    return [parsed.text[block.start : block.end] for block in parsed.blocks if block.kind is kind]
+
+
+def reason_of(data: bytes, kind: str = "text/plain") -> WeftError:
+    with pytest.raises(WeftError) as caught:
+        reading.read(data, kind)
+    return caught.value
+
+
+def test_markdown_loses_its_marks_and_keeps_its_words() -> None:
+    parsed = markdown.parse(b"# Top\n\nSome *fine* `code` in [a link](http://x) ![and a picture](y.png).\n")
+    assert parsed.text == "Top\n\nSome fine code in a link and a picture."
+    assert parsed.title == "Top"
+
+
+def test_lists_keep_their_numbers_and_depth() -> None:
+    parsed = markdown.parse(b"3. three\n4. four\n   - deep\n\ntext")
+    assert parsed.text == "3. three\n4. four\n  - deep\n\ntext"
+
+
+def test_tables_become_rows_and_code_stays_as_it_is() -> None:
+    parsed = markdown.parse(b"| a | b |\n|---|---|\n| 1 | `2` |\n\n```sh\nls  -l\n\nps\n```\n")
+    assert blocks(parsed, BlockKind.PROSE) == ["a | b", "1 | 2"]
+    assert blocks(parsed, BlockKind.CODE) == ["ls  -l\n\nps"]
+
+
+def test_html_loses_its_tags_comments_and_scripts() -> None:
+    parsed = markdown.parse(b"<div>\n<b>kept</b> <!-- not --> <script>no()</script>\n</div>\n\nand <i>this</i> too")
+    assert parsed.text == "kept\n\nand this too"
+
+
+def test_front_matter_gives_the_title_and_goes() -> None:
+    parsed = markdown.parse(b"---\ntitle: 'From the front'\ntags: [a]\n---\n# Heading\n\ntext")
+    assert parsed.title == "From the front"
+    assert parsed.text == "Heading\n\ntext"
+
+
+def test_a_rule_at_the_top_is_not_front_matter() -> None:
+    assert markdown.parse(b"---\n\ntext\n\n---\nmore").text == "text\n\nmore"
+
+
+def test_line_breaks_in_chinese_stand_for_nothing() -> None:
+    assert markdown.parse("第一行\n第二行\nand\nmore".encode()).text == "第一行第二行and more"
+
+
+def test_text_has_paragraphs_and_a_title_that_looks_like_one() -> None:
+    parsed = text.parse(b"\xef\xbb\xbfThe Title\r\n\r\nFirst\r\nparagraph.\r\n\r\nSecond.")
+    assert parsed.title == "The Title"
+    assert blocks(parsed, BlockKind.PROSE) == ["The Title", "First\nparagraph.", "Second."]
+
+
+@pytest.mark.parametrize("first", ["A sentence.", "这是一句话。", "x" * 121, "two\nlines"])
+def test_a_first_paragraph_that_is_no_title_is_not_taken_for_one(first: str) -> None:
+    assert text.parse(f"{first}\n\nmore".encode()).title == ""
+
+
+def test_invalid_utf8_is_named_with_its_place() -> None:
+    err = reason_of(b"good \xff bad")
+    assert (err.reason, err.metadata["byte_offset"]) == ("DOCUMENT_UNREADABLE", "5")
+    assert "0xff" in err.message
+
+
+def test_a_binary_file_is_not_text() -> None:
+    assert reason_of(b"\x7fELF\x00\x01").reason == "DOCUMENT_UNREADABLE"
+
+
+@pytest.mark.parametrize("data", [b"", b" \n\t\r\n ", b"\xef\xbb\xbf"])
+def test_a_text_of_nothing_is_empty(data: bytes) -> None:
+    assert reason_of(data).reason == "DOCUMENT_EMPTY"
+
+
+def test_markdown_of_marks_alone_is_empty() -> None:
+    assert reason_of(b"<!-- nothing -->\n\n---\n", "text/markdown").reason == "DOCUMENT_EMPTY"
+
+
+@pytest.mark.parametrize(
+    ("source", "declared", "kind"),
+    [
+        ("docs/a.md", "", "text/markdown"),
+        ("A.MARKDOWN", "", "text/markdown"),
+        ("README", "", "text/plain"),
+        (".gitignore", "", "text/plain"),
+        ("a.py", "", "text/plain"),
+        ("a.md", "text/plain; charset=utf-8", "text/plain"),
+        ("x", "Text/Markdown", "text/markdown"),
+    ],
+)
+def test_the_kind_is_as_declared_or_told_from_the_ending(source: str, declared: str, kind: str) -> None:
+    assert reading.mime_type(source, declared) == kind
+
+
+@pytest.mark.parametrize("source", ["a.pdf", "a.docx", "a.png", "a.nonsense", "a.html"])
+def test_a_kind_without_parser_is_refused_by_name(source: str) -> None:
+    with pytest.raises(WeftError) as caught:
+        reading.mime_type(source, "")
+    assert caught.value.reason == "DOCUMENT_UNREADABLE"
+    assert caught.value.metadata["supported"] == "text/markdown, text/plain"
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
+    for kind in reading.PARSERS:
+        try:
+            parsed = reading.read(data, kind)
+        except WeftError as err:
+            assert err.reason in {"DOCUMENT_UNREADABLE", "DOCUMENT_EMPTY"}
+        else:
+            ends = [0, *(block.end for block in parsed.blocks)]
+            assert all(block.start >= end for block, end in zip(parsed.blocks, ends, strict=False))
+            assert ends[-1] <= len(parsed.text)
