@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from services.retriever import bm25
-from services.retriever.bm25 import EMPTY, Bm25Index, K1, B
+from services.retriever.bm25 import EMPTY, K1, B, Bm25Index
 
 
 def index(*texts: str) -> Bm25Index:
@@ -19,7 +19,7 @@ def index(*texts: str) -> Bm25Index:
 
 def test_a_rare_word_counts_for_more_than_a_common_one() -> None:
     built = index("the cat", "the dog", "the cow", "the bridge")
-    slots, scores = built.search("the bridge".split(), 4)
+    slots, scores = built.search(["the", "bridge"], 4)
     assert slots[0] == 3
     assert scores[0] > 2 * scores[1]
 
