@@ -182,6 +182,14 @@ async def test_two_questions_in_one_get_an_answer_each() -> None:
     assert {citation.passage for citation in said.citations} >= {SESSIONS.name, PORTS.name}
 
 
+async def test_what_a_tool_merely_quotes_is_still_looked_for() -> None:
+    said = await answer(
+        user("When does a session expire?"),
+        tool("1 passage about “When does a session expire?”; the best, in Guide: “…”", "document_search"),
+    )
+    assert [citation.passage for citation in said.citations] == [SESSIONS.name]
+
+
 async def test_results_of_earlier_turns_are_history() -> None:
     said = await answer(
         user("What is 1 + 1?"), tool("1 + 1 = 2."), Message(Role.ASSISTANT, "2"), user("When does a session expire?")

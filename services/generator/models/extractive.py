@@ -14,6 +14,7 @@ Usage is counted by text/tokens.py. Temperature and its kin mean nothing here an
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
@@ -43,6 +44,8 @@ MIN_OPEN_SHARE: Final = 0.5  # share of a question that tools must have left ope
 SLICE_CHARS: Final = 16_384  # of passages read before other calls get their turn: about 2 ms
 
 T = TypeVar("T")
+
+_QUOTED = re.compile(r"“[^”]*”")  # what a tool quotes, the question say, it did not find out
 
 _ABSTENTION_EN: Final = "The documents hold no answer to this question."
 _ABSTENTION_ZH: Final = "文档中没有这个问题的答案。"
@@ -106,7 +109,7 @@ async def _choose(request: Request, question: str, results: Sequence[Message]) -
     asked = parts.parts(question)
     if len(asked) > 1 and not results:
         asked.insert(0, question)
-    said = " ".join(f"{result.name} {result.content}" for result in results)
+    said = _QUOTED.sub(" ", " ".join(f"{result.name} {result.content}" for result in results))
     chosen: dict[tuple[int, Sentence], Candidate] = {}
     for part in asked:
         read = terms.read(part)
