@@ -11,7 +11,10 @@ import datetime
 import re
 from typing import Final
 
-_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTHS: Final = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
 _WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _RELATIVE: Final = {
     "the day before yesterday": -2,
@@ -76,7 +79,10 @@ def _day(text: str, today: datetime.date, past: bool) -> datetime.date | None:
 
 
 def _month(name: str) -> int:
-    return _MONTHS.index(name[:3]) + 1
+    for number, month in enumerate(_MONTHS, start=1):
+        if month.startswith(name):
+            return number
+    raise ValueError(f"{name!r} is no month")
 
 
 def _year_last(first: int, mark: str, second: int, year: int) -> datetime.date | None:

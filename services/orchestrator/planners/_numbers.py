@@ -28,7 +28,7 @@ IN_WORDS: Final = re.compile(rf"\b(?:{_ANY})\b(?:(?:[ -]| and )(?:{_ANY})\b)*+")
 _IN_DIGITS: Final = re.compile(r"[-−]? ?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-−]? ?\.\d+")
 _ARTICLES: Final = {"a": Decimal(1), "an": Decimal(1), "half a": Decimal("0.5"), "half an": Decimal("0.5")}
 _AND_A_HALF: Final = " and a half"
-_MAX_CHARS: Final = 60
+_MAX_CHARS: Final = 200
 
 
 def words_to_int(words: str) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
@@ -128,9 +127,10 @@ async def convert(arguments: dict[str, Any], context: Context, /) -> Output:
     if source.kind == "temperature" and given * source.factor + source.offset < 0:
         raise ToolFailed(f"{_plain(given)} {source.symbol} is below absolute zero, 0 K")
     exact = measures.convert(given, source, target)
-    value = float(exact)
-    if not math.isfinite(value):
-        raise ToolFailed(f"the value in {target.symbol} is too large for a number")
+    try:
+        value = float(exact)
+    except OverflowError as exc:
+        raise ToolFailed(f"the value in {target.symbol} is too large for a number") from exc
     shown = _plain(exact)
     same = "=" if Fraction(shown) == exact else "≈"
     result = {
