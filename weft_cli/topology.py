@@ -43,15 +43,12 @@ class Spec:
     name: str
     """Unique within this mesh: "retriever-1"."""
     service: str
+    module: str
+    """What ``python -m`` runs."""
     environ: Mapping[str, str] = field(default_factory=dict)
     """What is set for it beside what all share."""
     instance_id: str = ""
     """Under which it registers; empty for those that don't."""
-
-    @property
-    def module(self) -> str:
-        """What ``python -m`` runs."""
-        return MODULES[self.service]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +82,9 @@ def parse_replicas(text: str | None) -> list[Replicas]:
 def infrastructure(mesh: str, collector_port: int | None) -> list[Spec]:
     """Control plane and, where we keep traces ourselves, collector."""
     host, _, port = mesh.rpartition(":")
-    specs = [Spec("controlplane", "controlplane", {"WEFT_HOST": host, "WEFT_PORT": port})]
+    specs = [_spec("controlplane", "controlplane", {"WEFT_HOST": host, "WEFT_PORT": port})]
     if collector_port is not None:
-        specs.append(Spec("collector", "collector", {"WEFT_PORT": str(collector_port)}))
+        specs.append(_spec("collector", "collector", {"WEFT_PORT": str(collector_port)}))
     return specs
 
 
@@ -104,8 +101,12 @@ def services(replicas: list[Replicas]) -> list[Spec]:
             environ = {"WEFT_INSTANCE_ID": instance_id, "WEFT_PORT": "0"}
             if item.version:
                 environ["WEFT_VERSION"] = item.version
-            specs.append(Spec(name, item.service, environ, instance_id))
+            specs.append(_spec(name, item.service, environ, instance_id))
     return specs
+
+
+def _spec(name: str, service: str, environ: Mapping[str, str], instance_id: str = "") -> Spec:
+    return Spec(name, service, MODULES[service], environ, instance_id)
 
 
 def shared_environ(
