@@ -8,25 +8,19 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from grpc import aio
 
-from mesh.controlplane.ads import AdsServicer
-from mesh.controlplane.cache import SnapshotCache
 from mesh.controlplane.envoy import bootstrap
-from mesh.controlplane.policy import HeaderRoute, RoutePolicy, VersionWeight, to_document
+from mesh.controlplane.policy import HeaderRoute
 from mesh.controlplane.resources import CLUSTER, ENDPOINT, ROUTE, Kind
-from mesh.controlplane.snapshot import State, fold
-from mesh.registry import Catalogue, Instance, Method, StoredPolicy
 from tests.support.mesh import free_port
-from tests.support.peers import GET, PUT, SLEEP_MS, Call, call_all, peer, start_server
+from tests.support.peers import GET, PUT, SLEEP_MS, Call, call_all, peer
+from tests.support.plane import ControlPlane, control_plane, instance, servers, weights
 
 pytestmark = pytest.mark.envoy
-
-METHODS = (Method(GET, True), Method(PUT, False))
 
 
 def binary() -> str:
@@ -39,15 +33,8 @@ def binary() -> str:
 class Edge:
     """An Envoy with its control plane; ``calls`` go through it."""
 
-    def __init__(self, cache: SnapshotCache, ads: AdsServicer, channel: aio.Channel) -> None:
-        self.cache, self.ads, self._channel = cache, ads, channel
-        self._state = State()
-
-    def show(self, *instances: Instance, policy: RoutePolicy | None = None) -> None:
-        policies = (StoredPolicy(policy.service, to_document(policy), 1),) if policy else ()
-        self._state = fold(self._state, Catalogue(instances, policies, 1, True), 0, ttl_ticks=10)
-        assert self._state.snapshot is not None
-        self.cache.set(self._state.snapshot)
+    def __init__(self, plane: ControlPlane, channel: aio.Channel) -> None:
+        self.ads, self.show, self._channel = plane.ads, plane.show, channel
 
     async def calls(self, calls: list[Call], at_once: int = 20) -> list[str]:
         return await call_all(self._channel, calls, at_once=at_once, timeout_s=10)
@@ -61,42 +48,27 @@ class Edge:
 
 @pytest.fixture
 async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
-    executable, listen = binary(), f"127.0.0.1:{free_port()}"
-    cache = SnapshotCache()
-    ads, server = AdsServicer(cache), aio.server(options=[("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers((ads.handler(),))
-    control_plane = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    config = tmp_path / "envoy.json"
-    config.write_text(json.dumps(bootstrap(control_plane, listen, f"127.0.0.1:{free_port()}")))
-    log = (tmp_path / "envoy.log").open("w")
-    process = await asyncio.create_subprocess_exec(
-        executable, "-c", str(config), "--disable-hot-restart", "--concurrency", "1", "-l", "warning", stderr=log
-    )
-    try:
-        async with aio.insecure_channel(listen, options=[("grpc.initial_reconnect_backoff_ms", 100)]) as channel:
-            yield Edge(cache, ads, channel)
-    finally:
-        process.kill()
-        await process.wait()
-        log.close()
-        await server.stop(0)
-
-
-@asynccontextmanager
-async def servers(*names: str) -> AsyncIterator[dict[str, int]]:
-    started = {name: await start_server(name) for name in names}
-    yield {name: port for name, (_, port) in started.items()}
-    for server, _ in started.values():
-        await server.stop(0)
-
-
-def instance(name: str, port: int, version: str = "v1") -> Instance:
-    return Instance("shop", name, "127.0.0.1", port, version=version, methods=METHODS)
-
-
-def weights(*headers: HeaderRoute, **shares: int) -> RoutePolicy:
-    return RoutePolicy("shop", tuple(VersionWeight(v, w) for v, w in shares.items()), headers)
+    executable, listen, config = binary(), f"127.0.0.1:{free_port()}", tmp_path / "envoy.json"
+    async with control_plane() as plane:
+        config.write_text(json.dumps(bootstrap(plane.address, listen, f"127.0.0.1:{free_port()}")))
+        with (tmp_path / "envoy.log").open("w") as log:
+            process = await asyncio.create_subprocess_exec(
+                executable,
+                "-c",
+                str(config),
+                "--disable-hot-restart",
+                "--concurrency",
+                "1",
+                "-l",
+                "warning",
+                stderr=log,
+            )
+        try:
+            async with aio.insecure_channel(listen, options=[("grpc.initial_reconnect_backoff_ms", 100)]) as channel:
+                yield Edge(plane, channel)
+        finally:
+            process.kill()
+            await process.wait()
 
 
 async def test_envoy_splits_as_grpc_does_and_takes_every_resource(edge: Edge):
