@@ -1,0 +1,216 @@
+"""The commands as processes against a scripted server: text in a pipe, JSON, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import weft
+from tests.support.scripted import HANG, Server, delta, finished, scripted_server, started
+from weft.common.v1 import passage_pb2
+from weft.errors import Reason, error
+from weft.retriever.v1 import retriever_pb2
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ("up", "down", "status", "ingest", "search", "ask", "trace", "route", "config")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with scripted_server() as running:
+        yield running
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+async def begin(server: Server | None, *arguments: str, **streams: Any) -> asyncio.subprocess.Process:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("WEFT_", "GRPC_"))}
+    if server is not None:
+        address = f"127.0.0.1:{server.port}"
+        environ |= {"WEFT_MESH": address, "WEFT_TARGET": f"ipv4:{address}"}
+    pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "weft_cli.main", *arguments), env=environ, cwd=ROOT, **{**pipes, **streams}
+    )
+
+
+async def run(server: Server | None, *arguments: str, stdin: bytes = b"") -> Done:
+    process = await begin(server, *arguments)
+    out, err = await asyncio.wait_for(process.communicate(stdin), 30)
+    assert process.returncode is not None
+    return Done(process.returncode, out.decode(), err.decode())
+
+
+async def test_ask_prints_the_text_its_sources_and_the_session(server: Server) -> None:
+    citation = passage_pb2.Citation(passage="c/1", start_char=0, end_char=4, quote="sky is blue", source="sky.md")
+    server.chat.scripts = [
+        [started(), delta(1, "It is "), delta(2, "blue."), finished(3, "It is blue.", citations=[citation])]
+    ]
+    done = await run(server, "ask", "Colour?", "--session", "talk")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "It is blue.",
+        "",
+        "sources",
+        "  [1] sky.md",
+        "      “sky is blue”",
+        "",
+        "session s1 · trace abababababababab",
+    ]
+    assert server.chat.requests[0].session == "sessions/talk"
+    assert "\x1b" not in done.out
+
+
+async def test_json_is_the_shape_of_the_sdk(server: Server, tmp_path: Path) -> None:
+    server.chat.scripts = [[started(), finished(1, "Yes.")]] * 2
+    server.retriever.hits = [retriever_pb2.Hit(passage=passage_pb2.Passage(name="c/documents/d/chunks/1", text="t"))]
+    (tmp_path / "a.md").write_text("# A")
+    asked = await run(server, "ask", "?", "--json")
+    searched = await run(server, "search", "?", "--json")
+    ingested = await run(server, "ingest", str(tmp_path), "--json")
+    status = await run(server, "status", "--json")
+    async with server.client() as c:
+        assert asked.json == json.loads(json.dumps(weft.as_dict(await c.ask("?"))))
+        found = weft.as_dict(await c.search("?"))
+        assert searched.json.keys() == found.keys()
+        assert searched.json["hits"] == json.loads(json.dumps(found["hits"]))
+    assert ingested.json["documents"] == 1
+    assert ingested.json["failed"] == []
+    assert status.json["instances"] == []
+
+
+async def test_ingest_reads_standard_input_under_the_name_of_its_content(server: Server) -> None:
+    first = await run(server, "ingest", "-", "-c", "notes", stdin="Grüße".encode())
+    assert first.out == "1 document in 2 passages\n"
+    await run(server, "ingest", "-", stdin="Grüße".encode())
+    await run(server, "ingest", "-", stdin=b"other")
+    assert sorted(server.retriever.documents.values()) == ["Grüße".encode(), b"other"]
+    assert server.retriever.collections[0] == "collections/notes"
+
+
+async def test_a_document_that_was_not_taken_in_is_named_and_the_exit_code_says_so(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "a.md").write_text("# A")
+    (tmp_path / "b.md").write_text("")
+    source = f"{tmp_path}/b.md"
+    server.retriever.refused = {source: error(Reason.DOCUMENT_EMPTY, "holds no text", source=source)}
+    done = await run(server, "ingest", str(tmp_path))
+    assert done.code == 1
+    assert done.out == "1 document in 2 passages\n"
+    assert f"not taken in: {source}: holds no text [DOCUMENT_EMPTY]" in done.err
+
+
+async def test_an_error_is_one_line_or_an_object_and_the_code_is_1(server: Server) -> None:
+    server.retriever.failure = error(Reason.COLLECTION_NOT_FOUND, "there is no collection 'x'", collection="x")
+    plain = await run(server, "search", "q", "-c", "x")
+    assert (plain.code, plain.out) == (1, "")
+    assert plain.err.startswith("weft: there is no collection 'x' [COLLECTION_NOT_FOUND]")
+    as_json = await run(server, "search", "q", "-c", "x", "--json")
+    assert (as_json.code, as_json.err) == (1, "")
+    assert as_json.json["error"]["reason"] == "COLLECTION_NOT_FOUND"
+    assert as_json.json["error"]["metadata"]["collection"] == "x"
+
+
+@pytest.mark.parametrize("command", [("ask", "q"), ("search", "q"), ("status",), ("trace",), ("route", "--show")])
+async def test_without_a_mesh_every_command_says_so_with_code_3(command: tuple[str, ...], tmp_path: Path) -> None:
+    done = await run(None, *command, "--data", str(tmp_path))
+    assert done.code == 3
+    assert f"weft up --data {tmp_path}" in done.err
+    assert (await run(None, "down", "--data", str(tmp_path))).code == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("ask",), "Missing argument"),
+        (("ask", "q", "--sesion", "s"), "No such option"),
+        (("up", "--replicas", "retreiver=2"), "no service"),
+        (("up", "--mesh", "nowhere"), "HOST:PORT"),
+        (("route", "retriever"), "--weights"),
+        (("route", "retriever", "--weights", "v1=90,v2=20"), "add up to 110"),
+        (("route", "retriever", "--weights", "v1=x"), "0 to 100"),
+        (("route", "retriever", "--header", "x=y"), "NAME=VALUE:VERSION"),
+        (("route", "--weights", "v1=100"), "which service"),
+    ],
+)
+async def test_wrong_usage_is_explained_with_code_2(arguments: tuple[str, ...], problem: str) -> None:
+    done = await run(None, *arguments)
+    assert done.code == 2
+    assert problem in done.err
+
+
+async def test_ctrl_c_ends_an_ask_with_130_and_the_turn_with_it(server: Server) -> None:
+    server.chat.scripts = [[started(), delta(1, "It "), HANG]]
+    process = await begin(server, "ask", "?")
+    assert process.stdout is not None
+    assert await asyncio.wait_for(process.stdout.read(3), 20) == b"It "
+    process.send_signal(signal.SIGINT)
+    await asyncio.wait_for(process.communicate(), 10)
+    assert process.returncode == 130
+    await asyncio.wait_for(server.chat.cancelled.wait(), 5)
+
+
+async def test_output_that_nobody_reads_ends_the_command_quietly(server: Server) -> None:
+    reading, writing = os.pipe()
+    process = await begin(server, "status", stdout=writing)
+    os.close(writing)
+    os.close(reading)
+    _, err = await asyncio.wait_for(process.communicate(), 20)
+    assert (process.returncode, err) == (141, b"")
+
+
+async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        done = await run(None, "up", "--mesh", f"127.0.0.1:{port}", "--data", str(tmp_path))
+    assert done.code == 1
+    assert f"port {port} on 127.0.0.1 is taken by pid {os.getpid()}" in done.err
+    assert not (tmp_path / "mesh.json").exists()
+
+
+async def test_a_data_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    done = await run(None, "up", "--data", str(tmp_path / "data"))
+    assert done.code == 1
+    assert f"{tmp_path}/data cannot be used" in done.err
+
+
+def test_help_is_everywhere_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['weft', *sys.argv[1:], '--help'];"
+        "from weft_cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'grpc', 'google', 'opentelemetry', 'psutil', 'mesh', 'services'}\n"
+        "loaded = heavy & {m.partition('.')[0] for m in sys.modules}\n"
+        "assert not loaded, loaded"
+    )
+    for command in ((), *((name,) for name in COMMANDS), ("config", "print"), ("config", "check")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=ROOT, timeout=30, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Usage:" in done.stdout
