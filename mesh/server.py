@@ -26,8 +26,10 @@ from mesh.telemetry import Metrics
 from weft.errors import Reason, error
 
 _IDEMPOTENT: Final = frozenset({MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT})
+_MAX_PENDING_ACCEPTS: Final = 20_000
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+NOT__MAX_PENDING_ACCEPTS: Final = 20_000
+SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,10 @@ class MeshServer:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
+            # Above 1,000 calls that wait to be accepted, gRPC begins to cancel some at random. Refusing is
+            # the interceptor's business, with a reason and a time to come back.
+            ("grpc.server.max_pending_requests", _MAX_PENDING_ACCEPTS),
+            ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_ACCEPTS),
         ]
 
     async def set_serving(self, serving: bool) -> None:
