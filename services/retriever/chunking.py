@@ -31,6 +31,7 @@ MAX_CODE_UNITS: Final = 2_400
 WIDE_UNITS: Final = 3
 MAX_HEADING_CHARS: Final = 200  # of a heading, in a section's path
 _WIDE: Final = re.compile("[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uff60\U00020000-\U0003134f]+")
+_PART_UNITS: Final = TARGET_UNITS // 9  # of a sentence that is longer than the target
 _MOST_EVEN_PARTS: Final = 8  # beyond that, the last part's size hardly matters
 
 Span = tuple[int, int]
@@ -168,7 +169,9 @@ def _filled_up(atoms: list[tuple[int, int, int]]) -> list[Span]:
 
 
 def _broken(text: str, start: int, end: int) -> list[Span]:
-    """A span that is too long for any chunk, broken between words, else between characters."""
+    """A span as it is where a chunk can hold it, else in small parts between words, or between characters."""
+    if units(text[start:end]) <= TARGET_UNITS:
+        return [(start, end)]
     parts: list[Span] = []
     while start < end:
         stop = _reach(text, start, end)
@@ -182,17 +185,9 @@ def _broken(text: str, start: int, end: int) -> list[Span]:
 
 
 def _reach(text: str, start: int, end: int) -> int:
-    """How far from ``start`` a chunk can go, in code points."""
-    if units(text[start : min(end, start + TARGET_UNITS)]) <= TARGET_UNITS:
-        return min(end, start + TARGET_UNITS)
-    low, high = start + TARGET_UNITS // WIDE_UNITS, min(end, start + TARGET_UNITS)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if units(text[start:middle]) <= TARGET_UNITS:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    """Where a part of about ``_PART_UNITS`` that begins at ``start`` ends."""
+    wide = units(text[start : min(end, start + _PART_UNITS)]) > _PART_UNITS
+    return min(end, start + _PART_UNITS // (WIDE_UNITS if wide else 1))
 
 
 def _lines(text: str, start: int, end: int) -> list[Span]:

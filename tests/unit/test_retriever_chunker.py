@@ -24,16 +24,12 @@ def of_text(source: str) -> list[Chunk]:
 
 # Texts with everything that matters to the chunker in them, at every length.
 PARTS = st.sampled_from(
-    ["# Top\n\n", "## Part\n\n", "#### Deep\n\n", SENTENCE, SENTENCE * 12 + "\n\n", "一" * 700, "这是一句话。" * 60]
-    + [
-        "```\n" + "x = 1\n" * 20 + "```\n\n",
-        "```\n" + "y" * 3_000 + "\n```\n",
-        "- item\n",
-        "1. first\n",
-        "\n\n",
-        "word " * 400,
+    [
+        *("# Top\n\n", "## Part\n\n", "#### Deep\n\n", SENTENCE, SENTENCE * 12 + "\n\n", "一" * 700),
+        *("这是一句话。" * 60, "```\n" + "x = 1\n" * 20 + "```\n\n", "```\n" + "y" * 3_000 + "\n```\n"),
+        *("- item\n", "1. first\n", "\n\n", "word " * 400, "| a | b |\n|---|---|\n| 1 | 2 |\n\n", "> quoted\n\n"),
+        *("<b>html</b>\n\n", "\x0b", "🙂 ", "\u0301"),
     ]
-    + ["| a | b |\n|---|---|\n| 1 | 2 |\n\n", "> quoted\n\n", "<b>html</b>\n\n", "\x0b", "🙂 ", "\u0301"]
 )
 SOURCES = st.lists(st.one_of(PARTS, st.text(max_size=40)), max_size=14).map("".join)
 
@@ -136,3 +132,8 @@ def test_a_text_without_any_place_to_cut_is_still_cut() -> None:
     pieces = of_text("x" * 5_000)
     assert "".join(piece.text for piece in pieces) == "x" * 5_000
     assert all(units(piece.text) <= TARGET_UNITS for piece in pieces)
+
+
+def test_a_sentence_without_end_is_shared_out_between_words() -> None:
+    pieces = of_text("word " * 200)
+    assert [len(piece.text.split()) for piece in pieces] == [100, 100]

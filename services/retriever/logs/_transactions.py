@@ -1,0 +1,130 @@
+"""What the SQLite log does inside a transaction. Every function runs within its caller's."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from typing import Any, Final
+
+from services.retriever.logs import _tables as sql
+from services.retriever.logs._rows import to_collection, to_stored
+from services.retriever.ports import Changes
+from services.retriever.types import Collection, Document
+from weft.errors import Reason, error
+
+STAGED_LIFE_S: Final = 3_600.0  # after that, a batch that was never published is swept
+SWEEP_ROWS: Final = 200  # at most in one transaction
+
+
+def changes(db: sqlite3.Connection, after: int) -> Changes:
+    """What the log's rows after ``after`` name, as it stands."""
+    (sequence,) = db.execute("SELECT coalesce(max(sequence), 0) FROM log").fetchone()
+    touched = db.execute(
+        "SELECT DISTINCT tenant, collection_id, document FROM log WHERE sequence > ?", (after,)
+    ).fetchall()
+    collections: dict[int, Collection | None] = {}
+    documents, gone_documents = [], []
+    for tenant, collection_id, name in touched:
+        if collection_id not in collections:
+            row = db.execute(sql.COLLECTION_BY_ID, (tenant, collection_id)).fetchone()
+            collections[collection_id] = to_collection(row) if row else None
+        collection = collections[collection_id]
+        if not name or collection is None:
+            continue
+        row = db.execute(sql.DOCUMENT, (tenant, collection_id, name)).fetchone()
+        if row is None:
+            gone_documents.append((collection_id, name))
+        else:
+            documents.append(to_stored(collection, row, db.execute(sql.CHUNKS, (tenant, row["batch"])).fetchall()))
+    return Changes(
+        sequence,
+        collections=tuple(c for c in collections.values() if c is not None),
+        gone_collections=tuple(i for i, c in collections.items() if c is None),
+        documents=tuple(documents),
+        gone_documents=tuple(gone_documents),
+    )
+
+
+def log_row(db: sqlite3.Connection, tenant: str, collection_id: int, document: str, at_s: float) -> int:
+    """Take the next sequence number."""
+    made = db.execute(
+        "INSERT INTO log (tenant, collection_id, document, at_s) VALUES (?, ?, ?, ?)",
+        (tenant, collection_id, document, at_s),
+    )
+    return int(made.lastrowid or 0)
+
+
+def stage(db: sqlite3.Connection, collection: Collection, batch: int | None, rows: list[tuple[Any, ...]]) -> int:
+    """Add chunks to a staged batch, or to a new one."""
+    if batch is None:
+        made = db.execute(
+            "INSERT INTO batches (tenant, collection_id, state, staged_s) VALUES (?, ?, 'staged', ?)",
+            (collection.key.tenant, collection.id, time.time()),
+        )
+        batch = int(made.lastrowid or 0)
+    elif not db.execute("SELECT 1 FROM batches WHERE id = ? AND state = 'staged'", (batch,)).fetchone():
+        raise error(
+            Reason.DEPENDENCY_UNAVAILABLE,
+            f"the staged content of a document was swept after {STAGED_LIFE_S:.0f} s; send the document again",
+            staged_life_s=STAGED_LIFE_S,
+        )
+    db.executemany(
+        "INSERT INTO chunks (tenant, batch, number, text, start_char, end_char, section, page, vector) "
+        f"VALUES (?, {batch}, ?, ?, ?, ?, ?, ?, ?)",
+        rows,
+    )
+    return batch
+
+
+def put(db: sqlite3.Connection, collection: Collection, document: Document, batch: int) -> None:
+    """Write a document's record."""
+    values = (
+        document.name,
+        document.source,
+        document.title,
+        document.mime_type,
+        document.sha256,
+        document.size_bytes,
+        document.chunk_count,
+        json.dumps(document.metadata, ensure_ascii=False, sort_keys=True),
+        document.updated_s,
+        document.sequence,
+        batch,
+    )
+    db.execute(sql.PUT_DOCUMENT, (collection.key.tenant, collection.id, *values))
+
+
+def drop(db: sqlite3.Connection, batch: int) -> None:
+    """Leave a batch to the sweep."""
+    db.execute("UPDATE batches SET state = 'dropped' WHERE id = ?", (batch,))
+
+
+def sweep(db: sqlite3.Connection, staged_before_s: float) -> bool:
+    """Remove up to ``SWEEP_ROWS`` rows that nothing leads to; returns whether there may be more."""
+    gone = db.execute("SELECT collection_id, tenant FROM gone LIMIT 1").fetchone()
+    if gone is not None:
+        where = (gone["tenant"], gone["collection_id"])
+        names = db.execute(
+            "SELECT name, batch FROM documents WHERE tenant = ? AND collection_id = ? LIMIT ?", (*where, SWEEP_ROWS)
+        ).fetchall()
+        for name, batch in names:
+            db.execute("DELETE FROM documents WHERE tenant = ? AND collection_id = ? AND name = ?", (*where, name))
+            drop(db, batch)
+        if not names:
+            db.execute("DELETE FROM gone WHERE collection_id = ?", (gone["collection_id"],))
+        return True
+    batch = db.execute(
+        "SELECT id, tenant FROM batches WHERE state = 'dropped' OR (state = 'staged' AND staged_s < ?) LIMIT 1",
+        (staged_before_s,),
+    ).fetchone()
+    if batch is None:
+        return False
+    drop(db, batch["id"])  # a staged one must not be published any more once its chunks begin to go
+    removed = db.execute(
+        "DELETE FROM chunks WHERE rowid IN (SELECT rowid FROM chunks WHERE tenant = ? AND batch = ? LIMIT ?)",
+        (batch["tenant"], batch["id"], SWEEP_ROWS),
+    ).rowcount
+    if removed < SWEEP_ROWS:
+        db.execute("DELETE FROM batches WHERE id = ?", (batch["id"],))
+    return True

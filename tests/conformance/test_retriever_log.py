@@ -1,0 +1,199 @@
+"""What every change log keeps. A backend joins by adding an opener to ``BACKENDS``.
+
+Each opener takes a place (a fresh directory) and gives logs over it: two logs of one place are what two
+replicas have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.retriever.logs import sqlite
+from services.retriever.ports import Log
+from services.retriever.types import Collection, CollectionKey
+from tests.support.retrieval import DIMENSION, KEY, cut, put, record
+from weft.errors import WeftError
+
+Opener = Callable[[Path], Awaitable[Log]]
+
+
+async def open_sqlite(place: Path) -> Log:
+    return await sqlite.open(place / "log.db")
+
+
+BACKENDS: dict[str, Opener] = {"sqlite": open_sqlite}
+LONG = "\n\n".join(f"Paragraph {number} speaks at some length of one thing. " * 12 for number in range(12))
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+async def logs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Log, Log]]:
+    """Two logs of one place."""
+    opened = [await BACKENDS[request.param](tmp_path) for _ in range(2)]
+    yield opened[0], opened[1]
+    for log in opened:
+        await log.close()
+
+
+async def collection(log: Log, key: CollectionKey = KEY) -> Collection:
+    return await log.create_collection(key, "bag:", "bag:", DIMENSION)
+
+
+async def test_a_new_log_has_an_identity_that_its_replicas_share(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    assert one.log_id == other.log_id
+    assert len(one.log_id) == 32
+    assert (await one.read(0)).sequence == 0
+
+
+async def test_what_one_publishes_the_other_reads_whole(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    made = await collection(one)
+    document = await put(one, made, "a.txt", LONG)
+    changes = await other.read(0)
+    (stored,) = changes.documents
+    assert changes.sequence == document.sequence == 2
+    assert stored.document == document
+    assert list(stored.chunks) == cut(LONG)
+    assert stored.vectors.shape == (len(stored.chunks), DIMENSION)
+    assert np.allclose(np.linalg.norm(stored.vectors, axis=1), 1)
+
+
+async def test_only_what_changed_after_a_sequence_is_read(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    made = await collection(one)
+    first = await put(one, made, "a.txt", "one")
+    await put(one, made, "b.txt", "two")
+    changes = await other.read(first.sequence)
+    assert [stored.document.source for stored in changes.documents] == ["b.txt"]
+    assert [c.key for c in changes.collections] == [KEY]
+    assert (await other.read(changes.sequence)).documents == ()
+
+
+async def test_a_document_changed_many_times_is_read_once_as_it_stands(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    made = await collection(one)
+    for text in ("first", "second", "third"):
+        await put(one, made, "a.txt", text)
+    (stored,) = (await other.read(0)).documents
+    assert [piece.text for piece in stored.chunks] == ["third"]
+    there = await other.get_collection(KEY)
+    assert there is not None
+    assert (there.document_count, there.chunk_count, there.sequence) == (1, 1, 4)
+
+
+async def test_the_same_content_again_takes_no_sequence(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    made = await collection(one)
+    first = await put(one, made, "a.txt", "same")
+    assert await put(other, made, "a.txt", "same") == first
+    assert (await one.read(0)).sequence == first.sequence
+
+
+async def test_commit_notices_reach_both_and_only_once(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    await collection(one)
+    assert await other.changed()
+    assert not await other.changed()
+    await collection(one, CollectionKey("default", "second"))
+    assert await other.changed()
+    assert await one.changed()
+
+
+async def test_sequences_are_in_commit_order_with_two_writers(logs: tuple[Log, Log]) -> None:
+    made = await collection(logs[0])
+    seen: list[int] = []
+
+    async def write(log: Log, name: str) -> None:
+        for number in range(20):
+            seen.append((await put(log, made, f"{name}{number}", f"text {name} {number}")).sequence)
+
+    async def watch() -> None:
+        after, documents = 0, 0
+        while documents < 40:
+            changes = await logs[1].read(after)
+            documents += len(changes.documents)
+            # A number that comes later than one that was already read would be lost for good.
+            assert all(stored.document.sequence > after for stored in changes.documents)
+            after = changes.sequence
+            await asyncio.sleep(0)
+
+    await asyncio.gather(write(logs[0], "a"), write(logs[1], "b"), watch())
+    assert sorted(seen) == list(range(2, 42))
+
+
+async def test_what_is_staged_is_seen_by_nobody_until_it_is_published(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    made = await collection(one)
+    pieces = cut(LONG)
+    vectors = np.ones((len(pieces), DIMENSION), np.float32)
+    batch = await one.stage(made, None, pieces[:5], vectors[:5])
+    await one.stage(made, batch, pieces[5:8], vectors[5:8])
+    assert (await other.read(0)).documents == ()
+    assert (await other.get_collection(KEY)) == made
+    await one.publish(made, record("a.txt", LONG, pieces), batch, pieces[8:], vectors[8:])
+    (stored,) = (await other.read(0)).documents
+    assert list(stored.chunks) == pieces
+
+
+async def test_deleting_a_document_is_one_change_and_leaves_nothing_to_find(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    made = await collection(one)
+    document = await put(one, made, "a.txt", "gone soon")
+    sequence = await other.delete_document(made, document.name)
+    assert sequence == document.sequence + 1
+    assert await one.get_document(made, document.name) is None
+    assert (await one.read(document.sequence)).gone_documents == ((made.id, document.name),)
+    assert await other.delete_document(made, document.name) is None
+
+
+async def test_a_collection_made_anew_is_another_one(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    old = await collection(one)
+    await put(one, old, "a.txt", "old")
+    await one.delete_collection(KEY)
+    new = await collection(other)
+    assert new.id != old.id
+    assert await one.list_documents(new, "", 10) == []
+    assert (await one.get_collection(KEY)) == new
+    with pytest.raises(WeftError) as caught:
+        await put(one, old, "b.txt", "too late")
+    assert caught.value.reason == "COLLECTION_NOT_FOUND"
+    assert old.id in (await other.read(0)).gone_collections
+
+
+async def test_creating_the_same_collection_twice_makes_one(logs: tuple[Log, Log]) -> None:
+    made = await asyncio.gather(collection(logs[0]), collection(logs[1]))
+    assert made[0] == made[1]
+
+
+async def test_tenants_do_not_see_each_other(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    mine, yours = await collection(one, CollectionKey("mine", "c")), await collection(one, CollectionKey("yours", "c"))
+    document = await put(one, mine, "a.txt", "secret")
+    assert await other.get_document(yours, document.name) is None
+    assert await other.list_documents(yours, "", 10) == []
+    assert [c.key.tenant for c in await other.list_collections("yours", "", 10)] == ["yours"]
+
+
+async def test_lists_go_on_after_a_name(logs: tuple[Log, Log]) -> None:
+    made = await collection(logs[0])
+    names = sorted([(await put(logs[0], made, f"{n}.txt", f"text {n}")).name for n in range(5)])
+    assert [d.name for d in await logs[1].list_documents(made, "", 3)] == names[:3]
+    assert [d.name for d in await logs[1].list_documents(made, names[2], 3)] == names[3:]
+
+
+async def test_metadata_and_sections_come_back_as_they_went_in(logs: tuple[Log, Log]) -> None:
+    from dataclasses import replace
+
+    made = await collection(logs[0])
+    piece = replace(cut("text")[0], section=("One", "Two § three"), page=7)
+    document = replace(record("a", "text", [piece]), metadata={"年": [1.5, True, None], "deep": {"a": "b"}})
+    await logs[0].publish(made, document, None, [piece], np.ones((1, DIMENSION), np.float32))
+    (stored,) = (await logs[1].read(0)).documents
+    assert stored.chunks == (piece,)
+    assert stored.document.metadata == document.metadata
