@@ -1,0 +1,97 @@
+"""Collections and documents as records: made, named, listed, deleted.
+
+Reads go to the log itself, so every replica answers them alike and at once; searches alone read the
+replica's own state.
+
+Errors: COLLECTION_NOT_FOUND, COLLECTION_EXISTS, DOCUMENT_NOT_FOUND, and of embedders what ``embedding`` says.
+"""
+
+from __future__ import annotations
+
+from services.retriever.embedding import Embedders
+from services.retriever.ports import Embedder, Log
+from services.retriever.replica import Replica
+from services.retriever.search import unknown_collection
+from services.retriever.types import Collection, CollectionKey, Document, Epoch
+from weft.errors import Reason, error
+
+
+class Library:
+    """What there is in the log."""
+
+    def __init__(self, log: Log, replica: Replica, embedders: Embedders) -> None:
+        self._log, self._replica, self._embedders = log, replica, embedders
+
+    def epoch(self, sequence: int) -> Epoch:
+        """A position in this library's log."""
+        return Epoch(self._log.log_id, sequence)
+
+    async def create_collection(self, key: CollectionKey, embedder_url: str) -> Collection:
+        """Make a collection, or return the one that is there if it is of the same kind."""
+        there = await self._log.get_collection(key)
+        if there is None:
+            embedder = await self._embedders.for_new(embedder_url)
+            wanted = embedder_url or self._embedders.default_url
+            there = await self._log.create_collection(key, embedder.url, wanted, embedder.dimension)
+            self._replica.wake()
+        if embedder_url and embedder_url not in (there.embedder, there.wanted_embedder):
+            raise error(
+                Reason.COLLECTION_EXISTS,
+                f"{key.resource} exists with embedder {there.embedder}; take another name, or leave the embedder out",
+                collection=key.resource,
+                embedder=there.embedder,
+                asked=embedder_url,
+            )
+        return there
+
+    async def open_for_ingest(self, key: CollectionKey) -> tuple[Collection, Embedder]:
+        """The collection, made if absent, and its embedder."""
+        collection = await self.create_collection(key, "")
+        return collection, await self._embedders.get(collection.embedder, collection.dimension)
+
+    async def get_collection(self, key: CollectionKey) -> Collection:
+        """The collection's record."""
+        collection = await self._log.get_collection(key)
+        if collection is None:
+            raise unknown_collection(key)
+        return collection
+
+    async def list_collections(self, tenant: str, after: str, limit: int) -> list[Collection]:
+        """A tenant's collections by name, from the first name past ``after``."""
+        return await self._log.list_collections(tenant, after, limit)
+
+    async def delete_collection(self, key: CollectionKey) -> Epoch:
+        """Delete a collection with all that is in it."""
+        sequence = await self._log.delete_collection(key)
+        if sequence is None:
+            raise unknown_collection(key)
+        self._replica.wake()
+        return self.epoch(sequence)
+
+    async def get_document(self, key: CollectionKey, name: str) -> Document:
+        """A document's record."""
+        document = await self._log.get_document(await self.get_collection(key), name)
+        if document is None:
+            raise _unknown_document(key, name)
+        return document
+
+    async def list_documents(self, key: CollectionKey, after: str, limit: int) -> list[Document]:
+        """Records by name, from the first name past ``after``."""
+        return await self._log.list_documents(await self.get_collection(key), after, limit)
+
+    async def delete_document(self, key: CollectionKey, name: str) -> Epoch:
+        """Delete a document with its passages."""
+        sequence = await self._log.delete_document(await self.get_collection(key), name)
+        if sequence is None:
+            raise _unknown_document(key, name)
+        self._replica.wake()
+        return self.epoch(sequence)
+
+
+def _unknown_document(key: CollectionKey, name: str) -> Exception:
+    return error(
+        Reason.DOCUMENT_NOT_FOUND,
+        f"there is no {key.resource}/documents/{name}; ListDocuments tells those there are",
+        collection=key.resource,
+        document=name,
+    )

@@ -1,0 +1,169 @@
+"""A replica: the state that searches read, kept up with the log.
+
+    read everything -> State -> (poll the log -> read what changed -> next State, swapped in)*
+
+A ``State`` is immutable: which sequence it has seen, and a ``View`` of each collection. The next one is
+made beside the searches, on a thread of its own, and swapped in whole; no search ever waits for a change,
+and one that began before it goes on reading what it began with.
+
+The log is asked every ``POLL_S`` whether anybody committed; a write of this process wakes the replica at
+once. Changes that arrive while others are being applied go in together, next. Where applying grows long,
+the replica rests about as long as it worked, so that a stream of small changes can't take the processor
+from the searches; somebody who waits for an epoch is served without rest.
+
+Errors: a log that can't be reached for a while is tried again, with a warning; a corrupt one ends
+``follow`` with STORE_CORRUPT, and the process should end with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from mesh.deadline import Deadline
+from services.retriever.ports import Changes, Log, StoredDocument
+from services.retriever.types import CollectionKey, Epoch
+from services.retriever.view import Makers, View
+from services.retriever.workers import Workers
+from weft.errors import Reason, WeftError, error
+
+_log = logging.getLogger(__name__)
+POLL_S: Final = 0.025
+_MAX_REST_S: Final = 0.5
+_RETRY_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that a replica knows, at one position of the log."""
+
+    sequence: int = 0
+    views: Mapping[CollectionKey, View] = field(default_factory=dict)
+
+
+class Replica:
+    """Holds the current ``State``; see the module.
+
+    Attributes:
+        state: what searches read. Take it once per search.
+    """
+
+    def __init__(self, log: Log, makers: Makers, workers: Workers) -> None:
+        self.state = State()
+        self._log, self._makers, self._workers = log, makers, workers
+        self._wake, self._urgent = asyncio.Event(), asyncio.Event()
+        self._moved = asyncio.Condition()
+        self._waiting = 0
+
+    @property
+    def epoch(self) -> Epoch:
+        """How far in the log the state looks."""
+        return Epoch(self._log.log_id, self.state.sequence)
+
+    async def load(self) -> None:
+        """Read all that is in the log."""
+        await self._catch_up()
+
+    async def follow(self) -> None:
+        """Keep up with the log until cancelled.
+
+        Raises:
+            WeftError: STORE_CORRUPT.
+        """
+        while True:
+            try:
+                worked_s = await self._catch_up() if await self._log.changed() else 0.0
+            except WeftError as err:
+                if err.reason == Reason.STORE_CORRUPT:
+                    raise
+                _log.warning("the change log cannot be read, trying again: %s", err)
+                worked_s = _RETRY_S
+            await self._rest(worked_s)
+
+    def wake(self) -> None:
+        """Look at the log now: this process has written to it."""
+        self._wake.set()
+
+    async def reach(self, epoch: Epoch, deadline: Deadline) -> None:
+        """Wait until the state looks as far as ``epoch``.
+
+        Raises:
+            WeftError: EPOCH_FOREIGN when it is of another log; EPOCH_NOT_REACHED when the deadline
+                came first.
+        """
+        if epoch.log_id != self._log.log_id:
+            raise error(
+                Reason.EPOCH_FOREIGN,
+                f"min_epoch is of log {epoch.log_id[:40]!r}, this is log {self._log.log_id}: the store was made anew "
+                "or is another one; ingest again, or search without min_epoch",
+                field="min_epoch.log_id",
+                wanted_log=epoch.log_id[:40],
+                log=self._log.log_id,
+            )
+        if self.state.sequence >= epoch.sequence:
+            return
+        self._waiting += 1
+        self._wake.set()
+        self._urgent.set()
+        try:
+            async with asyncio.timeout(deadline.remaining_s()), self._moved:
+                await self._moved.wait_for(lambda: self.state.sequence >= epoch.sequence)
+        except TimeoutError:
+            raise error(
+                Reason.EPOCH_NOT_REACHED,
+                f"min_epoch asks for sequence {epoch.sequence}, this replica had reached {self.state.sequence} "
+                "when the deadline came; try again, or give more time",
+                field="min_epoch",
+                wanted=epoch.sequence,
+                reached=self.state.sequence,
+            ) from None
+        finally:
+            self._waiting -= 1
+
+    async def _catch_up(self) -> float:
+        began_s = time.monotonic()
+        changes = await self._log.read(self.state.sequence)
+        if changes.sequence > self.state.sequence:
+            state = await self._workers.run(next_state, self.state, changes, self._makers)
+            async with self._moved:
+                self.state = state
+                self._moved.notify_all()
+        return time.monotonic() - began_s
+
+    async def _rest(self, worked_s: float) -> None:
+        if worked_s > POLL_S and not self._waiting:
+            await _signal(self._urgent, min(worked_s, _MAX_REST_S))
+        await _signal(self._wake, POLL_S)
+
+
+async def _signal(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for ``event`` or so long, and take it back."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return
+    event.clear()
+
+
+def next_state(state: State, changes: Changes, makers: Makers) -> State:
+    """The state after ``changes``. Pure; it shares with ``state`` what they do not touch."""
+    put: defaultdict[int, list[StoredDocument]] = defaultdict(list)
+    gone: defaultdict[int, list[str]] = defaultdict(list)
+    for stored in changes.documents:
+        put[stored.collection_id].append(stored)
+    for collection_id, name in changes.gone_documents:
+        gone[collection_id].append(name)
+    records = {collection.id: collection for collection in changes.collections}
+    by_id: dict[int, View] = {view.collection.id: view for view in state.views.values()}
+    for collection_id in changes.gone_collections:
+        by_id.pop(collection_id, None)
+    for collection_id, record in records.items():
+        view = by_id.get(collection_id) or View.empty(record, makers)
+        by_id[collection_id] = view.changed(record, put[collection_id], gone[collection_id])
+    return State(changes.sequence, {view.collection.key: view for view in by_id.values()})

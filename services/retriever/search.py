@@ -1,0 +1,145 @@
+"""Answers a query: the best chunks of a collection, from both sides, fused.
+
+    min_epoch reached -> view -> query embedded -> best of each side -> scored on both -> fused -> capped
+
+A search takes one ``State`` and stays with it. Its work runs on a bounded pool, one thread to a search. Where
+the collection's embedder is not to be had, the words alone answer, and the answer says so.
+
+Errors: COLLECTION_NOT_FOUND; EPOCH_FOREIGN and EPOCH_NOT_REACHED; OVERLOADED when too many searches wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from mesh.deadline import Deadline
+from services.retriever.embedding import Embedders
+from services.retriever.fusion import candidate_count, fuse
+from services.retriever.lexicon import spans, terms
+from services.retriever.ports import Embedder, Scores, Slots
+from services.retriever.replica import Replica
+from services.retriever.types import CollectionKey, Found, Hit, Lack, Query
+from services.retriever.view import View
+from services.retriever.workers import Workers
+from weft.errors import Reason, WeftError, error
+
+_OVER_FETCH: Final = 4  # with a cap per document, hits that fall to it need others to take their place
+_MAX_HIGHLIGHTS: Final = 64
+_TELLS_NOTHING: Final = 0.3  # a word in this share of all passages is not worth a highlight
+
+
+class Searcher:
+    """Searches what the replica holds."""
+
+    def __init__(self, replica: Replica, embedders: Embedders, workers: Workers) -> None:
+        self._replica, self._embedders, self._workers = replica, embedders, workers
+
+    async def search(self, query: Query, deadline: Deadline) -> Found:
+        """Answer ``query``."""
+        if query.min_epoch is not None:
+            await self._replica.reach(query.min_epoch, deadline)
+        state, epoch = self._replica.state, self._replica.epoch
+        view = state.views.get(query.key)
+        if view is None:
+            raise unknown_collection(query.key)
+        embedder, lacks = await self._embedder(view)
+        hits = await self._workers.run(find, view, query, embedder)
+        return Found(hits, epoch, lacks)
+
+    async def _embedder(self, view: View) -> tuple[Embedder | None, tuple[Lack, ...]]:
+        collection = view.collection
+        if collection.dimension == 0:
+            if collection.embedder == collection.wanted_embedder:
+                return None, ()
+            return None, (_lack(f"{collection.wanted_embedder} was not there when {collection.key.resource} was made"),)
+        try:
+            return await self._embedders.get(collection.embedder, collection.dimension), ()
+        except WeftError as err:
+            return None, (_lack(err.message),)
+
+
+def find(view: View, query: Query, embedder: Embedder | None) -> tuple[Hit, ...]:
+    """The hits of ``query`` in ``view``, best first. Pure but for the embedder's cache."""
+    words = terms(query.text)
+    count = candidate_count(query.top_k * (_OVER_FETCH if query.max_per_document else 1))
+    slots, bm25 = view.lexical.search(words, count)
+    cosines: Scores | None = None
+    if embedder is not None and view.dense is not None:
+        vector = embedder.embed_query(query.text)
+        near, _ = view.dense.search(vector, count, view.live)
+        slots = np.union1d(slots, near).astype(np.int32)
+        if len(slots):
+            cosines = (view.dense.vectors(slots) @ vector[0]).astype(np.float32)
+            bm25 = view.lexical.scores_of(words, slots)
+            fused = fuse(cosines, bm25, embedder.knowledge(query.text))
+    if cosines is None:
+        fused = bm25
+    wanted = {word for word in words if view.lexical.share(word) < _TELLS_NOTHING} or set(words)
+    return tuple(
+        _hit(view, slot, float(fused[at]), _parts(at, cosines, bm25) if query.explain else {}, wanted)
+        for at, slot in _chosen(view, query, slots, fused)
+    )
+
+
+def _chosen(view: View, query: Query, slots: Slots, scores: Scores) -> list[tuple[int, int]]:
+    """Places in ``slots`` and the slots there, best first, capped per document."""
+
+    def rank(at: int) -> tuple[float, str, int]:
+        document, chunk = view.entry(int(slots[at]))
+        return (-float(scores[at]), document.name, chunk.number)  # ties alike on every replica
+
+    chosen: list[tuple[int, int]] = []
+    per_document: dict[str, int] = {}
+    for at in sorted(range(len(slots)), key=rank):
+        slot = int(slots[at])
+        name = view.entry(slot).document.name
+        per_document[name] = per_document.get(name, 0) + 1
+        if query.max_per_document and per_document[name] > query.max_per_document:
+            continue
+        chosen.append((at, slot))
+        if len(chosen) == query.top_k:
+            break
+    return chosen
+
+
+def _parts(at: int, cosines: Scores | None, bm25: Scores) -> Mapping[str, float]:
+    parts = {"lexical": float(bm25[at])}
+    if cosines is not None:
+        parts["dense"] = float(cosines[at])
+    return parts
+
+
+def _hit(view: View, slot: int, score: float, parts: Mapping[str, float], wanted: set[str]) -> Hit:
+    entry = view.entry(slot)
+    return Hit(entry.document, entry.chunk, score, parts, highlights(entry.chunk.text, wanted))
+
+
+def highlights(text: str, wanted: set[str]) -> tuple[tuple[int, int], ...]:
+    """Spans of ``text`` whose terms are ``wanted``, in order, those that touch joined."""
+    found: list[tuple[int, int]] = []
+    for span in spans(text):
+        if span.term not in wanted:
+            continue
+        if found and span.start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], span.end))
+        elif len(found) == _MAX_HIGHLIGHTS:
+            break
+        else:
+            found.append((span.start, span.end))
+    return tuple(found)
+
+
+def unknown_collection(key: CollectionKey) -> WeftError:
+    """The error of a collection that isn't there."""
+    return error(
+        Reason.COLLECTION_NOT_FOUND,
+        f"there is no {key.resource}; ingesting a document into it makes it, and so does CreateCollection",
+        collection=key.resource,
+    )
+
+
+def _lack(why: str) -> Lack:
+    return Lack("embedding", Reason.EMBEDDER_UNAVAILABLE, "lexical_only", f"words alone were compared: {why}")

@@ -1,0 +1,119 @@
+"""Parts of a retriever for tests: a log in a directory, documents, replicas, an embedder without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from mesh.plugins import Url
+from services.retriever import bm25
+from services.retriever.chunking import chunk
+from services.retriever.embedders.none import NoEmbedder
+from services.retriever.embedding import Embedders
+from services.retriever.indexes import faiss
+from services.retriever.lexicon import terms
+from services.retriever.library import Library
+from services.retriever.logs import sqlite
+from services.retriever.parsers import text as text_parser
+from services.retriever.ports import Embedder, Log
+from services.retriever.replica import Replica
+from services.retriever.search import Searcher
+from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors, document_name
+from services.retriever.view import Makers
+from services.retriever.workers import Workers
+from weft.errors import Reason, error
+
+DIMENSION = 64
+KEY = CollectionKey("default", "default")
+
+
+class BagOfWords:
+    """An embedder whose vectors are counts of hashed words: near where words are shared. Deterministic."""
+
+    url = "bag:"
+    dimension = DIMENSION
+
+    def __init__(self, knowledge: float = 1.0) -> None:
+        self._knowledge = knowledge
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        rows = np.zeros((len(texts), DIMENSION), np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for term in terms(text):
+                row[hashlib.sha256(term.encode()).digest()[0] % DIMENSION] += 1
+            row /= np.linalg.norm(row) or 1
+        return rows
+
+    def embed_query(self, text: str) -> Vectors:
+        return self.embed([text])
+
+    def knowledge(self, text: str) -> float:
+        return self._knowledge
+
+
+OPENERS: Mapping[str, Callable[[], Embedder]] = {"bag:": BagOfWords, "none:": NoEmbedder}
+
+
+def opener(openers: Mapping[str, Callable[[], Embedder]], url: str) -> Embedder:
+    """Opens one of ``openers``; any other is an embedder that isn't there."""
+    if url not in openers:
+        raise error(Reason.EMBEDDER_UNAVAILABLE, f"{url} is away", embedder=url)
+    return openers[url]()
+
+
+def makers() -> Makers:
+    return Makers(faiss.open(Url.parse("faiss:")), bm25.EMPTY)
+
+
+def cut(text: str) -> list[Chunk]:
+    return chunk(text_parser.parse(text.encode()))
+
+
+def record(source: str, text: str, chunks: Sequence[Chunk]) -> Document:
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Document(
+        document_name(source), source, "", "text/plain", digest, len(text.encode()), chunk_count=len(chunks)
+    )
+
+
+async def put(log: Log, collection: Collection, source: str, text: str) -> Document:
+    """Publish a text as a document."""
+    chunks = cut(text)
+    vectors = opener(OPENERS, collection.embedder).embed([piece.text for piece in chunks])
+    return await log.publish(collection, record(source, text, chunks), None, chunks, vectors)
+
+
+class House:
+    """The domain of one replica over a log."""
+
+    def __init__(self, log: Log, embedder: str, openers: Mapping[str, Callable[[], Embedder]]) -> None:
+        self.log = log
+        self.workers = Workers("test", 2, 200)
+        self.replica = Replica(log, makers(), self.workers)
+        self.embedders = Embedders(embedder, partial(opener, openers), self.workers)
+        self.library = Library(log, self.replica, self.embedders)
+        self.searcher = Searcher(self.replica, self.embedders, self.workers)
+
+
+@asynccontextmanager
+async def house(
+    place: Path, embedder: str = "bag:", openers: Mapping[str, Callable[[], Embedder]] = OPENERS
+) -> AsyncIterator[House]:
+    """A replica over the store in ``place``, following its log. Open two for two replicas."""
+    log = await sqlite.open(place / "log.db")
+    built = House(log, embedder, openers)
+    await built.replica.load()
+    following = asyncio.create_task(built.replica.follow())
+    try:
+        yield built
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await log.close()
+        built.workers.close()

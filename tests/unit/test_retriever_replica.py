@@ -1,0 +1,209 @@
+"""Replicas: views that never change, epochs, two replicas over one log."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mesh.deadline import Deadline
+from services.retriever.ports import Changes
+from services.retriever.replica import State, next_state
+from services.retriever.search import find
+from services.retriever.types import CollectionKey, Epoch, Query
+from services.retriever.view import View
+from tests.support.retrieval import KEY, BagOfWords, House, house, makers, put
+from weft.errors import WeftError
+
+
+def query(text: str, **fields: object) -> Query:
+    return Query(KEY, text, **fields)  # type: ignore[arg-type]
+
+
+async def sources(of: House, text: str, **fields: object) -> list[str]:
+    found = await of.searcher.search(query(text, **fields), Deadline.after(5))
+    return [hit.document.source for hit in found.hits]
+
+
+async def reached(of: House, sequence: int) -> None:
+    await of.replica.reach(Epoch(of.log.log_id, sequence), Deadline.after(5))
+
+
+async def test_what_one_replica_wrote_the_other_finds_at_that_epoch(tmp_path: Path) -> None:
+    async with house(tmp_path) as one, house(tmp_path) as other:
+        made = await one.library.create_collection(KEY, "")
+        for number in range(10):
+            document = await put(one.log, made, f"{number}.txt", f"the word{number} alone")
+            epoch = Epoch(one.log.log_id, document.sequence)
+            assert (await sources(other, f"word{number}", min_epoch=epoch))[0] == f"{number}.txt"
+
+
+async def test_an_own_write_is_searched_at_once(tmp_path: Path) -> None:
+    async with house(tmp_path) as one:
+        made = await one.library.create_collection(KEY, "")
+        document = await put(one.log, made, "a.txt", "found")
+        one.replica.wake()
+        began_s = time.monotonic()
+        await reached(one, document.sequence)
+        assert time.monotonic() - began_s < 1
+
+
+async def test_an_epoch_that_does_not_come_is_an_error_at_the_deadline_with_the_epoch_reached(tmp_path: Path) -> None:
+    async with house(tmp_path) as one:
+        made = await one.library.create_collection(KEY, "")
+        await reached(one, made.sequence)
+        with pytest.raises(WeftError) as caught:
+            await one.replica.reach(Epoch(one.log.log_id, 99), Deadline.after(0.2))
+    assert caught.value.reason == "EPOCH_NOT_REACHED"
+    assert caught.value.metadata == {"wanted": "99", "reached": "1"}
+
+
+async def test_an_epoch_of_another_log_is_refused(tmp_path: Path) -> None:
+    async with house(tmp_path) as one:
+        with pytest.raises(WeftError) as caught:
+            await one.replica.reach(Epoch("f" * 32, 0), Deadline.after(5))
+    assert caught.value.reason == "EPOCH_FOREIGN"
+
+
+async def test_replacing_and_deleting_take_the_old_passages_away(tmp_path: Path) -> None:
+    async with house(tmp_path) as one:
+        made = await one.library.create_collection(KEY, "")
+        await put(one.log, made, "a.txt", "apples grow on trees")
+        await put(one.log, made, "b.txt", "bread is baked")
+        changed = await put(one.log, made, "a.txt", "cars drive on roads")
+        await reached(one, changed.sequence)
+        found = await one.searcher.search(query("apples trees", explain=True), Deadline.after(5))
+        assert all(hit.parts["lexical"] == 0 for hit in found.hits)
+        gone = await one.library.delete_document(KEY, changed.name)
+        await one.replica.reach(gone, Deadline.after(5))
+        assert await sources(one, "cars") == ["b.txt"]
+
+
+async def test_a_deleted_collection_is_unknown_on_every_replica(tmp_path: Path) -> None:
+    async with house(tmp_path) as one, house(tmp_path) as other:
+        await one.library.create_collection(KEY, "")
+        gone = await one.library.delete_collection(KEY)
+        for replica in (one, other):
+            with pytest.raises(WeftError) as caught:
+                await replica.searcher.search(query("x", min_epoch=gone), Deadline.after(5))
+            assert caught.value.reason == "COLLECTION_NOT_FOUND"
+
+
+async def test_a_search_keeps_the_state_that_it_began_with(tmp_path: Path) -> None:
+    async with house(tmp_path) as one:
+        made = await one.library.create_collection(KEY, "")
+        first = await put(one.log, made, "a.txt", "before")
+        await reached(one, first.sequence)
+        view = one.replica.state.views[KEY]
+        before = find(view, query("before after"), BagOfWords())
+        for number in range(40):
+            await put(one.log, made, "a.txt", f"after {number}")
+        last = await put(one.log, made, "a.txt", "after all")
+        await reached(one, last.sequence)
+        assert find(view, query("before after"), BagOfWords()) == before
+        assert [hit.chunk.text for hit in find(one.replica.state.views[KEY], query("after"), BagOfWords())] == [
+            "after all"
+        ]
+
+
+async def test_searches_beside_changes_never_fail_and_never_see_half_a_document(tmp_path: Path) -> None:
+    halves = "\n\n".join(f"{word} " * 110 + "version{0}" for word in ("left", "middle", "right"))
+    done = asyncio.Event()
+    async with house(tmp_path) as writer, house(tmp_path) as reader:
+        made = await writer.library.create_collection(KEY, "")
+        first = await put(writer.log, made, "a.txt", halves.format(0))
+        await reached(reader, first.sequence)
+        searches = 0
+
+        async def search() -> None:
+            nonlocal searches
+            while not done.is_set():
+                found = await reader.searcher.search(query("left middle right", top_k=10), Deadline.after(5))
+                versions = {hit.chunk.text.rsplit("version")[-1] for hit in found.hits}
+                assert len(found.hits) == 3
+                assert len(versions) == 1
+                searches += 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(search())
+            for version in range(1, 40):
+                await put(writer.log, made, "a.txt", halves.format(version))
+            done.set()
+        assert searches > 20
+
+
+async def test_replicas_that_got_there_differently_answer_alike(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    words = [f"w{n}" for n in range(40)]
+    async with house(tmp_path) as steady:
+        made = await steady.library.create_collection(KEY, "")
+        sequence = 0
+        for _ in range(120):
+            source = f"{chance.randrange(30)}.txt"
+            text = " ".join(chance.choices(words, k=chance.randint(1, 400)))
+            document = await put(steady.log, made, source, text)
+            sequence = max(sequence, document.sequence)
+            if chance.random() < 0.1:
+                sequence = await steady.log.delete_document(made, document.name) or sequence
+        await reached(steady, sequence)
+        async with house(tmp_path) as fresh:
+            for _ in range(30):
+                asked = query(" ".join(chance.choices(words, k=4)), top_k=20, explain=True)
+                one = await steady.searcher.search(asked, Deadline.after(5))
+                other = await fresh.searcher.search(asked, Deadline.after(5))
+                assert [h.chunk for h in one.hits] == [h.chunk for h in other.hits]
+                assert [h.score for h in one.hits] == pytest.approx([h.score for h in other.hits], abs=1e-4)
+
+
+def test_slots_that_were_emptied_are_not_kept_for_ever() -> None:
+    from services.retriever.ports import StoredDocument
+    from services.retriever.types import Chunk, Collection
+    from tests.support.retrieval import DIMENSION, record
+
+    collection = Collection(KEY, 1, "bag:", "bag:", DIMENSION, 0.0, 1)
+    view = View.empty(collection, makers())
+    for number in range(1_000):
+        pieces = (Chunk(0, f"text {number}", 0, 6),)
+        stored = StoredDocument(KEY, 1, record("a.txt", "x", pieces), pieces, BagOfWords().embed(["text"]))
+        view = view.changed(collection, [stored], [])
+    assert len(view.entries) < 300
+    assert int(view.live.sum()) == 1
+    assert [hit.chunk.text for hit in find(view, query("text"), BagOfWords())] == ["text 999"]
+
+
+def test_a_state_shares_what_a_change_does_not_touch() -> None:
+    from services.retriever.types import Collection
+
+    kept = Collection(CollectionKey("t", "kept"), 1, "none:", "none:", 0, 0.0, 1)
+    state = next_state(State(), Changes(1, collections=(kept,)), makers())
+    added = Collection(CollectionKey("t", "added"), 2, "none:", "none:", 0, 0.0, 2)
+    after = next_state(state, Changes(2, collections=(added,)), makers())
+    assert after.views[kept.key] is state.views[kept.key]
+    assert set(state.views) == {kept.key}
+
+
+async def test_searches_find_their_own_tenants_passages_alone(tmp_path: Path) -> None:
+    async with house(tmp_path) as one:
+        for tenant in ("mine", "yours"):
+            made = await one.library.create_collection(CollectionKey(tenant, "c"), "")
+            document = await put(one.log, made, "a.txt", f"the secret of {tenant}")
+            await reached(one, document.sequence)
+        found = await one.searcher.search(Query(CollectionKey("mine", "c"), "secret yours"), Deadline.after(5))
+        assert [hit.chunk.text for hit in found.hits] == ["the secret of mine"]
+
+
+def test_vectors_and_slots_stay_together() -> None:
+    index = makers().vectors.empty(4)
+    vectors = np.eye(4, dtype=np.float32)
+    index = index.added(vectors[:2]).added(vectors[2:])
+    live = np.array([True, False, True, True])
+    slots, scores = index.search(vectors[1:2], 4, live)
+    assert 1 not in slots.tolist()
+    assert sorted(slots.tolist()) == [0, 2, 3]
+    assert np.array_equal(index.vectors(np.array([3, 0], np.int32)), vectors[[3, 0]])
+    assert scores.tolist() == [0.0, 0.0, 0.0]
