@@ -28,8 +28,7 @@ from weft.errors import Reason, error
 _IDEMPOTENT: Final = frozenset({MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT})
 _MAX_PENDING_ACCEPTS: Final = 20_000
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
-NOT__MAX_PENDING_ACCEPTS: Final = 20_000
-SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @dataclass(frozen=True, slots=True)
