@@ -83,6 +83,7 @@ class House:
     """A tool service with a channel to it, and the spans of both."""
 
     stub: tools_pb2_grpc.ToolsServiceStub
+    channel: grpc.aio.Channel
     spans: InMemorySpanExporter
 
 
@@ -101,7 +102,7 @@ async def tools_house(tools: Iterable[Tool]) -> AsyncIterator[House]:
     port = await server.start("127.0.0.1", 0, [binding])
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=client_interceptors(tracer, prepare))
     try:
-        yield House(tools_pb2_grpc.ToolsServiceStub(channel), spans)
+        yield House(tools_pb2_grpc.ToolsServiceStub(channel), channel, spans)
     finally:
         await channel.close()
         await server.stop(0)
