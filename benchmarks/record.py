@@ -24,14 +24,18 @@ class Recorder:
 
     def __init__(self, mesh: str) -> None:
         dial = Dial(mesh=(mesh,))
-        self._chat = orchestrator_pb2_grpc.OrchestratorServiceStub(open_service("orchestrator", dial))
+        self.chat = orchestrator_pb2_grpc.OrchestratorServiceStub(open_service("orchestrator", dial))
         self._retriever = retriever_pb2_grpc.RetrieverServiceStub(open_service("retriever", dial))
         self._tools = tools_pb2_grpc.ToolsServiceStub(open_service("tools", dial))
         self._generator = generator_pb2_grpc.GeneratorServiceStub(open_service("generator", dial))
 
     async def turn(self, question: str) -> dict[str, Any]:
         """The messages of one turn, serialised."""
-        chat = [m async for m in self._chat.Chat(orchestrator_pb2.ChatRequest(question=question), timeout=30)]
+        chat = [m async for m in self.chat.Chat(orchestrator_pb2.ChatRequest(question=question), timeout=30)]
+        return {"chat": [m.SerializeToString() for m in chat], **await self.replay(question, chat)}
+
+    async def replay(self, question: str, chat: list[Any]) -> dict[str, Any]:
+        """Make a turn's calls again, one after the other, and return their messages."""
         retrieved = next(m.retrieved for m in chat if m.HasField("retrieved"))
         search = retriever_pb2.SearchRequest(query=retrieved.query, top_k=5)
         found = await self._retriever.Search(search, timeout=10)
@@ -49,7 +53,6 @@ class Recorder:
         generate = generator_pb2.GenerateRequest(messages=messages, passages=[hit.passage for hit in found.hits])
         answers = [m async for m in self._generator.Generate(generate, timeout=20)]
         return {
-            "chat": [m.SerializeToString() for m in chat],
             "search": (search.SerializeToString(), found.SerializeToString()),
             "calls": calls,
             "generate": (generate.SerializeToString(), [m.SerializeToString() for m in answers]),

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -115,10 +115,13 @@ class Mesh:
         }
         self._channel: grpc.Channel | None = None
 
-    def spawn(self, name: str, module: str, **environ: str) -> Process:
+    def spawn(self, name: str, module: str, arguments: Sequence[str] = (), **environ: str) -> Process:
         """Start ``python -m module``; ``name`` is for this test's use."""
         process = Process(
-            name, [sys.executable, "-m", module], {**self._environ, **environ}, self.directory / f"{name}.log"
+            name,
+            [sys.executable, "-m", module, *arguments],
+            {**self._environ, **environ},
+            self.directory / f"{name}.log",
         ).start()
         self.processes.append(process)
         return process
