@@ -175,12 +175,6 @@ def test_a_pattern_takes_milliseconds_whatever_it_searches(name: str, index: int
     regex = re.compile(TOOLS[name].spec.patterns[index].regex, re.IGNORECASE)
     for fragment in FRAGMENTS:
         for head in ("", "what is "):
-            text = (head + fragment * 1_000)[:998] + "zz"
-            if _search_s(regex, text) > 0.05:  # the machine may have been busy: it must not be slow twice
-                assert min(_search_s(regex, text) for _ in range(3)) < 0.05, (fragment, head)
-
-
-def _search_s(regex: re.Pattern[str], text: str) -> float:
-    started_s = time.perf_counter()
-    regex.search(text)
-    return time.perf_counter() - started_s
+            started_s = time.thread_time()
+            regex.search((head + fragment * 1_000)[:998] + "zz")
+            assert time.thread_time() - started_s < 0.05, (fragment, head)

@@ -127,13 +127,10 @@ async def test_tools_that_are_not_offered_are_not_planned() -> None:
 async def test_a_hostile_question_takes_milliseconds(question: str) -> None:
     planner = RulePlanner()
     await planner.plan("warm up", SPECS, TODAY, [])
-    took_s = []
-    for _ in range(3):  # the machine may be busy once
-        started_s = time.perf_counter()
-        await planner.plan(question, SPECS, TODAY, [])
-        took_s.append(time.perf_counter() - started_s)
+    started_s = time.thread_time()
+    await planner.plan(question, SPECS, TODAY, [])
 
-    assert min(took_s) < 0.15
+    assert time.thread_time() - started_s < 0.15
 
 
 def shouting(regex: str, *arguments: ArgumentExtractor, name: str = "shout") -> ToolSpec:

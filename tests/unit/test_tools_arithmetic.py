@@ -119,7 +119,7 @@ def test_whole_number_arithmetic_agrees_with_fractions(text: str) -> None:
 @settings(deadline=None, max_examples=300)
 @given(st.text(alphabet="0123456789.+-*/^%(), e×sqrtof", max_size=MAX_CHARS))
 def test_any_text_ends_soon_in_a_value_or_a_clear_refusal(text: str) -> None:
-    started_s = time.perf_counter()
+    started_s = time.thread_time()
     try:
         value = evaluate(text).value
     except (NotArithmetic, NoResult) as refusal:
@@ -127,12 +127,12 @@ def test_any_text_ends_soon_in_a_value_or_a_clear_refusal(text: str) -> None:
     else:
         assert value.is_finite()
         float(value)
-    assert time.perf_counter() - started_s < 0.25
+    assert time.thread_time() - started_s < 0.25
 
 
 @pytest.mark.parametrize("text", ["9" * 250 + "^" + "9" * 240, "*".join(["9e99"] * 100), "1.0000001^999999999^0.5"])
 def test_the_costliest_expressions_take_milliseconds(text: str) -> None:
-    started_s = time.perf_counter()
+    started_s = time.thread_time()
     with contextlib.suppress(NoResult):
         evaluate(text)
-    assert time.perf_counter() - started_s < 0.1
+    assert time.thread_time() - started_s < 0.1

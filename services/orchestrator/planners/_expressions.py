@@ -26,6 +26,7 @@ _OPERATORS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
     for pattern, replacement in (
         (r"(?:the )?square root of ([\d.,]*\d)", r"sqrt(\1)"),
         (r"[$€£]", ""),
+        (r"\bnegative ", "-"),
         (r"(?:raised )?to the (\d+)(?:st|nd|rd|th) power", r"^\1"),
         (r"(?:raised )?to the power of", "^"),
         (r"multiplied by|\btimes\b|乘以?", " * "),
@@ -47,14 +48,14 @@ _SPOKEN: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...
     for pattern, write in (
         (r"multiply (.+?) (?:by|with|and|times) (.+)", lambda m: f"{m[1]} * {m[2]}"),
         (r"divide (.+?) by (.+)", lambda m: f"{m[1]} / {m[2]}"),
-        (r"subtract (.+?) from (.+)", lambda m: f"{m[2]} - {m[1]}"),
+        (r"(?:subtract|take)(?: away)? (.+?)(?: away)? from (.+)", lambda m: f"{m[2]} - {m[1]}"),
         (r"add (.+?) to (.+)", lambda m: f"{m[2]} + {m[1]}"),
         (r"add (.+)", lambda m: _joined(" + ", m[1])),
         (r"(?:sum|total) of (.+)", lambda m: _joined(" + ", m[1])),
         (r"product of (.+)", lambda m: _joined(" * ", m[1])),
         (r"(?:average|mean) of (.+)", lambda m: f"avg({_joined(', ', m[1])})"),
-        (r"maximum of (.+)", lambda m: f"max({_joined(', ', m[1])})"),
-        (r"minimum of (.+)", lambda m: f"min({_joined(', ', m[1])})"),
+        (r"(?:maximum|largest|biggest|highest) of (.+)", lambda m: f"max({_joined(', ', m[1])})"),
+        (r"(?:minimum|smallest|lowest) of (.+)", lambda m: f"min({_joined(', ', m[1])})"),
         (r"difference (?:between|of) (.+?) and (.+)", lambda m: f"abs({m[1]} - {m[2]})"),
         (r"quotient (?:between|of) (.+?) and (.+)", lambda m: f"{m[1]} / {m[2]}"),
         (r"(.+?) less than (.+)", lambda m: f"{m[2]} - {m[1]}"),
@@ -68,12 +69,13 @@ _SPOKEN: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...
         (r"([\d., &]+(?:and [\d.,]+)+)", lambda m: _joined(" + ", m[1])),  # what do 4 and 5 add up to
         (r"(?:twice|double) (.+)", lambda m: f"2 * {m[1]}"),
         (r"half(?: of)? (.+)", lambda m: f"{m[1]} / 2"),
-        (r"a third of (.+)", lambda m: f"{m[1]} / 3"),
-        (r"a quarter of (.+)", lambda m: f"{m[1]} / 4"),
+        (r"(an?|\d+) (hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|tenths?) of (.+)", lambda m: _share(*m.groups())),
+        (r"([\d.]+) ?(?:%|percent) off(?: of)? (.+)", lambda m: f"{m[2]} - {m[1]}%"),
     )
 )
+_PARTS: Final = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5, "ten": 10}
 # A sign or a function between or before operands; "(42)", "-5" and "7%" reckon nothing.
-_RECKONS: Final = re.compile(r"[\d)%]\s*(?:[-+*/^]|%\s*[\d(]|of\b|mod\b)|[a-z]{3,}\s?\(")
+_RECKONS: Final = re.compile(r"(?:[\d)%π]|\bpi)\s*(?:[-+*/^]|%\s*[\d(]|of\b|mod\b)|[a-z]{3,}\s?\(")
 _FOREIGN: Final = re.compile(
     r"[^\d\s.,+\-*/^%()a-zπ]|\b(?!(?:of|mod|x|e|pi|sqrt|abs|round|min|max|sum|avg|percent)\b)[a-z]{2,}"
 )
@@ -96,6 +98,10 @@ def expression(text: str) -> str | None:
     if tidy is None or not _RECKONS.search(tidy) or _FOREIGN.search(tidy):
         return None
     return tidy
+
+
+def _share(count: str, part: str, whole: str) -> str:
+    return f"{'1' if count.startswith('a') else count} / {_PARTS[part[:3]]} * {whole}"
 
 
 def _joined(separator: str, items: str) -> str:

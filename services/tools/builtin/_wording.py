@@ -33,12 +33,13 @@ AMOUNT: Final = rf"(?:{NUMBER}|(?:half )?an?(?= \w{{3}}))"  # "3", "three", "a w
 # "24 to 10 in overtime" are no sums, since a noun or a preposition follows.
 END: Final = (
     r"(?=\s?(?:=\s?)?(?:[?!,;:)？。！，；]|\.(?!\d)|$)"
-    r"|\s(?:and|then|please|for me|as well|too|also|thanks|exactly)\b)"
+    r"|\s(?:and|then|please|for me|as well|too|also|thanks|exactly|together|altogether|in total"
+    r"|plus (?:the|how|what))\b)"
 )
 # Where a request may begin: at the start, behind a mark, or behind a word that asks or joins.
 BEGIN: Final = (
     r"(?:^|[?!,;:.] |\b(?:and|then|also|please|can you|could you|would you|will you|kindly|me|you|to|know|need"
-    r"|about|if (?:i|you|we)|let['’]?s|quickly|just) )"
+    r"|about|if (?:i|you|we)|let['’]?s|quickly|just|want|like|first|next|finally) )"
 )
 ASK: Final = (
     r"\b(?:what(?:['’]?s| is| are| was| will be| would be| about)|how about|how much (?:is|are|would be)"

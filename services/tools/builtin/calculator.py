@@ -14,7 +14,7 @@ from services.tools.types import BadArgument, Context, Example, Output, Pattern,
 _CALL: Final = rf"{any_of(*FUNCTION_NAMES)} ?\((?:[^()]++|\([^()]*+\))++\)"
 _ROOT: Final = rf"(?:the )?square root of (?:{DIGITS}|{WORDS})"
 _OPERAND: Final = (
-    rf"\(*+[-−]?+[$€£]?+(?:{DIGITS}|{WORDS}|{_CALL}|{_ROOT}|pi\b|π)"
+    rf"\(*+(?:[-−]|negative |minus )?+[$€£]?+(?:{DIGITS}|{WORDS}|{_CALL}|{_ROOT}|pi\b|π)"
     r"(?:\s?%(?!\s?[\d(.])| percent\b| squared\b| cubed\b"
     r"|(?: raised)?+ to the \d{1,3}(?:st|nd|rd|th) power\b)?+\)*+"
 )
@@ -45,12 +45,15 @@ _NO_SUM: Final = (
 _LIST: Final = rf"{NUMBER}(?:(?:, (?:and )?| and | & ){NUMBER})++"
 _VERB: Final = (
     rf"(?:multiply {NUMBER} (?:by|with|and|times) {NUMBER}|divide {NUMBER} by {NUMBER}"
-    rf"|subtract {NUMBER} from {NUMBER}|add (?:{NUMBER} to {NUMBER}|{_LIST}))"
+    rf"|(?:subtract|take)(?: away)? {NUMBER}(?: away)? from {NUMBER}|add (?:{NUMBER} to {NUMBER}|{_LIST}))"
 )
 _NOUN: Final = (
-    rf"(?:(?:sum|total|product|average|mean|maximum|minimum) of {_LIST}|(?:difference|quotient) (?:between|of) "
-    rf"{NUMBER} and {NUMBER}|(?:twice|double|half(?: of)?|a (?:third|quarter) of|cube of|square of) {NUMBER}"
+    r"(?:(?:sum|total|product|average|mean|maximum|minimum|largest|biggest|highest|smallest|lowest) "
+    rf"of {_LIST}|(?:difference|quotient) (?:between|of) "
+    rf"{NUMBER} and {NUMBER}|(?:twice|double|half(?: of)?|cube of|square of) {NUMBER}"
     rf"|remainder (?:of|when|if) {NUMBER} (?:is )?divided by {NUMBER}"
+    rf"|(?:an?|{WORDS}) (?:hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|tenths?) of [$€£]?{NUMBER}"
+    rf"|{NUMBER} ?(?:%|percent) off(?: of)? [$€£]?{NUMBER}"
     rf"|(?:an? )?{NUMBER} ?(?:%|percent) (?:tip|tax|vat|interest|commission) (?:on|of) [$€£]?{NUMBER})"
 )
 _ROUND: Final = (
@@ -92,7 +95,7 @@ SPEC: Final = ToolSpec(
     patterns=(
         Pattern(rf"{ASK}{_NO_SUM}(?P<expression>{_EXPRESSION}){END}", (expression("expression"),)),
         Pattern(
-            rf"\bwhat(?: does| do| would| will)?+ {_NO_SUM}(?P<expression>{_EXPRESSION}) "
+            rf"\b(?:what|how much)(?: does| do| would| will)?+ {_NO_SUM}(?P<expression>{_EXPRESSION}) "
             rf"(?:is|are|be|equals?(?: to)?|makes?|gives?|comes? to){END}",
             (expression("expression"),),
         ),
@@ -108,8 +111,11 @@ SPEC: Final = ToolSpec(
         Pattern(rf"{BEGIN}(?P<expression>{_ROUND}){END}", (expression("expression"),)),
         Pattern(rf"^{_NO_SUM}(?P<expression>{_EXPRESSION})\s?=?\s?[?.]?\s?$", (expression("expression"),)),
         Pattern(rf"{BEGIN}(?P<expression>{_PLAIN_SUM}){END}", (expression("expression"),)),
-        Pattern(rf"{BEGIN}(?P<expression>{_VERB}){END}", (expression("expression"),)),
-        Pattern(rf"(?:{ASK}|{BEGIN})(?:the )?(?P<expression>{_NOUN}){END}", (expression("expression"),)),
+        Pattern(rf"{BEGIN}(?P<expression>{_VERB}|{_ROOT}|{_CALL}){END}", (expression("expression"),)),
+        Pattern(
+            rf"(?:{ASK}|{BEGIN}|which (?:number |one )?is )(?:the )?(?P<expression>{_NOUN}){END}",
+            (expression("expression"),),
+        ),
         # 12乘以7等于多少, 240的15%是多少, 计算 3 + 4
         Pattern(
             rf"(?:计算|算一下|请问)?\s?(?<![-\d.%+*/^×÷()])(?P<expression>{_EXPRESSION})\s?(?:等于|是|=)\s?(?:多少|几|什么)",

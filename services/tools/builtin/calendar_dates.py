@@ -36,7 +36,8 @@ def _needs(operation: str, *names: str) -> dict[str, Any]:
 _IN: Final = r"(?: in days| in weeks)?+"
 _UNIT: Final = r"(?P<unit>days?+|weeks?+|months?+|years?+)\b"
 _IS: Final = r"(?:['’]?s| is| was| will be| falls? on)"
-_HOW_LONG: Final = r"\bhow (?:many(?: more)?(?: full)?(?: days| weeks)?|long)"
+_HOW_LONG: Final = r"\bhow (?:many(?: more)?(?: full)?(?: days| weeks)?|long|much (?:time|longer))"
+_EVENT: Final = r"(?:(?:my|our|the|his|her|their)(?: [a-z'’]++){1,3}?(?: on|,|:) )?"  # "my birthday on …"
 _THERE: Final = (
     r"(?: (?:is|are|was|were|do|does|it|there|we|i|have|has|be|been|left|remain|remaining|lie|pass|to go|to wait|go)\b)"
 )
@@ -102,7 +103,7 @@ SPEC: Final = ToolSpec(
         # days until, since, between
         Pattern(
             rf"(?:{_HOW_LONG}{_THERE}{{0,3}}+{_IN}|(?:^|number of )days(?: left)?+) (?:until|till|til|before|to) "
-            rf"(?P<end>{DATE}){_IN}{END}",
+            rf"{_EVENT}(?P<end>{DATE}){_IN}{END}",
             (constant("operation", "days_between"), constant("start", "today"), date("end")),
         ),
         Pattern(
@@ -111,7 +112,7 @@ SPEC: Final = ToolSpec(
             (constant("operation", "days_between"), date("start", past=True), constant("end", "today")),
         ),
         Pattern(
-            rf"(?:{_HOW_LONG}{_THERE}{{0,3}}+|(?:number of|the|^) ?days) (?:between|from) "
+            rf"(?:{_HOW_LONG}{_THERE}{{0,3}}+|(?:number of|the|^) ?days|difference in days) (?:between|from) "
             rf"(?P<start>{DATE}) (?:and|to|until|till) (?P<end>{DATE}){END}",
             (constant("operation", "days_between"), date("start"), date("end")),
         ),
@@ -125,7 +126,10 @@ SPEC: Final = ToolSpec(
         ),
         # today
         Pattern(
-            r"\b(?:what(?:['’]?s| is) (?:the date(?: of)?(?: today)?|today['’]?s date|the current date|today)"
+            r"\b(?:what(?:['’]?s| is) (?:the date(?: of)?(?: today)?|today['’]?s date|the current date"
+            r"|the (?:day|weekday)(?: of the week)?(?: today)?|today)"
+            r"|today['’]?s (?:week ?day|day(?: of the week)?)"
+            r"|(?:what|which) (?:date|day(?: of the week)?) it is(?: today)?"
             r"|what(?: date| day(?: of the week)?) is (?:it(?: today)?|today)|today['’]?s date"
             rf"|what date(?: do we have|['’]s it)(?: today)?){END}",
             (constant("operation", "today"),),
@@ -150,7 +154,7 @@ SPEC: Final = ToolSpec(
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
-            rf"\b(?:is|was|will) (?P<date>{DATE}) (?:be |fall )?(?:on )?an? "
+            rf"\b(?:is|was|will|does|did) (?P<date>{DATE}) (?:be |fall |land )?(?:on )?an? "
             rf"(?:{WEEKDAY}|week ?day|weekend|work(?:ing)? ?day){END}",
             (constant("operation", "weekday"), date("date")),
         ),
@@ -182,17 +186,20 @@ SPEC: Final = ToolSpec(
         ),
         # a day plus or minus
         Pattern(
-            rf"\b{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date|that|fall|comes?)\b){{0,3}}+ "
-            rf"(?P<amount>{AMOUNT}) {_UNIT} (?:{_FROM_NOW}|(?:from|after) (?P<date>{DATE})){END}",
+            rf"\b(?:{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date|that|fall|comes?)\b){{0,3}}+|what(?:['’]?s| is)"
+            rf"|the (?:date|day)(?: that is)?) (?P<amount>{AMOUNT}) {_UNIT} "
+            rf"(?:{_FROM_NOW}|(?:from|after) (?P<date>{DATE})){END}",
             (constant("operation", "add"), number("amount"), text("unit"), date("date", optional=True)),
         ),
         Pattern(
-            rf"\b{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date)\b){{0,3}}+ in (?P<amount>{AMOUNT}) {_UNIT}{END}",
+            rf"\b(?:{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date)\b){{0,3}}+|the (?:date|day)) in "
+            rf"(?P<amount>{AMOUNT}) {_UNIT}{END}",
             (constant("operation", "add"), number("amount"), text("unit")),
         ),
         Pattern(
-            rf"\b{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date|that|fall)\b){{0,3}}+ "
-            rf"(?P<amount>{AMOUNT}) {_UNIT} (?:ago|earlier|before (?P<date>{DATE})){END}",
+            rf"\b(?:{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date|that|fall)\b){{0,3}}+|what(?:['’]?s| is| was)"
+            rf"|the (?:date|day)(?: that is)?) (?P<amount>{AMOUNT}) {_UNIT} "
+            rf"(?:ago|earlier|before (?P<date>{DATE})){END}",
             (constant("operation", "subtract"), number("amount"), text("unit"), date("date", optional=True)),
         ),
         Pattern(
@@ -231,8 +238,8 @@ SPEC: Final = ToolSpec(
         ),
         # ISO weeks
         Pattern(
-            r"\b(?:what|which)(?:['’]?s\b| is\b)?+ (?:the )?(?:(?:iso |calendar )?week(?: number| of the year)?+)"
-            r"(?: (?:is|are|does|was|will|we|it|for|of|in|be|this)\b){1,3}+ "
+            r"\b(?:(?:what|which) week|(?:iso|calendar) week(?: number)?+|week number|week of the year)"
+            r"(?: (?:is|are|does|was|will|we|it|for|of|in|on|be|this)\b){0,3}+ "
             rf"(?P<date>{DATE})(?: (?:fall|be))?+(?: in)?+{END}",
             (constant("operation", "iso_week"), date("date")),
         ),
@@ -243,7 +250,9 @@ SPEC: Final = ToolSpec(
             (constant("operation", "iso_week"),),
         ),
         Pattern(
-            rf"\bwhat(?:['’]?s| is) (?:the |this )?(?:current )?(?:iso |calendar )?week(?: number| of the year){END}",
+            r"\b(?:what(?:['’]?s| is)|tell me|give me) (?:the |this )?"
+            r"(?:(?:current )?(?:iso |calendar )?week(?: number| of the year)|current (?:iso |calendar )?week)"
+            rf"(?: (?:today|now|this week))?+{END}",
             (constant("operation", "iso_week"),),
         ),
         # 距离2027年1月1日还有多少天

@@ -78,7 +78,7 @@ SPEC: Final = ToolSpec(
         # search the docs for X
         Pattern(
             rf"{BEGIN}(?:search|look|check|query|scan|go)(?: (?:in|through|up|inside|within))?+ {_DOCUMENTS}"
-            rf"(?: and (?:see|find|look))?+ {_ABOUT} {_MENTIONS}{_WORDS}{_STOP}",
+            rf"(?:(?: and (?:see|find|look))?+ {_ABOUT}|:) {_MENTIONS}{_WORDS}{_STOP}",
             (text("query"),),
         ),
         # do a document search for X, run a search in the docs for X

@@ -55,8 +55,13 @@ def _patterns(kind: str) -> tuple[Pattern, ...]:
         ),
         # a box weighs 12 ounces, how many grams is that
         Pattern(
-            rf"(?<![\w.,/+*-]){value} ?(?P<from>{unit}),? (?:and )?how many (?P<to>{unit}) "
-            rf"(?:is|are|does) (?:that|it|this|those)(?: make)?+{END}",
+            rf"(?<![\w.,/+*-]){value} ?(?P<from>{unit})[,.;:]?+ (?:and |so )?how many (?P<to>{unit}) "
+            rf"(?:is|are|does|do) (?:that|it|this|those|they)(?: make)?+{END}",
+            arguments,
+        ),
+        # 100 meters equals how many feet
+        Pattern(
+            rf"(?<![\w.,/+*-]){value} ?(?P<from>{unit}) (?:is|are|equals?|makes?|in) how many (?P<to>{unit}){END}",
             arguments,
         ),
         # in kilometres, how far is 26 miles
