@@ -62,7 +62,7 @@ def chunk(parsed: Parsed) -> list[Chunk]:
     for group in _gathered(_pieces(parsed)):
         start, end = _stripped(text, group[0].start, group[-1].end)
         if start < end:
-            chunks.append(Chunk(len(chunks), text[start:end], start, end, _common(group)))
+            chunks.append(Chunk(len(chunks), text[start:end], start, end, _section(group)))
     return chunks
 
 
@@ -106,13 +106,18 @@ def _beside(path: Path, first: Path) -> bool:
     return path[: max(0, len(first) - 1)] == first[:-1]
 
 
-def _common(group: list[_Piece]) -> Path:
-    """The headings that all of a chunk stands under. A chunk of one section has that section's path."""
-    paths = [piece.path for piece in group if not piece.heads] or [piece.path for piece in group]
-    common = paths[0]
-    for path in paths[1:]:
+def _section(group: list[_Piece]) -> Path:
+    """The headings a chunk stands under: those of the section that most of it is of, else what all have in common."""
+    shares: dict[Path, int] = {}
+    for piece in group:
+        shares[piece.path] = shares.get(piece.path, 0) + piece.units
+    path, most = max(shares.items(), key=lambda share: share[1])
+    if most * 3 >= sum(shares.values()) * 2:
+        return path
+    common = group[0].path
+    for piece in group:
         shared = 0
-        while shared < min(len(common), len(path)) and common[shared] == path[shared]:
+        while shared < min(len(common), len(piece.path)) and common[shared] == piece.path[shared]:
             shared += 1
         common = common[:shared]
     return common

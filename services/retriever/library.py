@@ -33,7 +33,7 @@ class Library:
             embedder = await self._embedders.for_new(embedder_url)
             wanted = embedder_url or self._embedders.default_url
             there = await self._log.create_collection(key, embedder.url, wanted, embedder.dimension)
-            self._replica.wake()
+            await self._replica.settle(there.sequence)
         if embedder_url and embedder_url not in (there.embedder, there.wanted_embedder):
             raise error(
                 Reason.COLLECTION_EXISTS,
@@ -65,7 +65,7 @@ class Library:
         sequence = await self._log.delete_collection(key)
         if sequence is None:
             raise unknown_collection(key)
-        self._replica.wake()
+        await self._replica.settle(sequence)
         return self.epoch(sequence)
 
     async def get_document(self, key: CollectionKey, name: str) -> Document:
@@ -84,7 +84,7 @@ class Library:
         sequence = await self._log.delete_document(await self.get_collection(key), name)
         if sequence is None:
             raise _unknown_document(key, name)
-        self._replica.wake()
+        await self._replica.settle(sequence)
         return self.epoch(sequence)
 
 

@@ -6,10 +6,10 @@ A ``State`` is immutable: which sequence it has seen, and a ``View`` of each col
 made beside the searches, on a thread of its own, and swapped in whole; no search ever waits for a change,
 and one that began before it goes on reading what it began with.
 
-The log is asked every ``POLL_S`` whether anybody committed; a write of this process wakes the replica at
-once. Changes that arrive while others are being applied go in together, next. Where applying grows long,
-the replica rests about as long as it worked, so that a stream of small changes can't take the processor
-from the searches; somebody who waits for an epoch is served without rest.
+The log is asked every ``POLL_S`` whether anybody committed; somebody who waits for an epoch, as every write
+of this process does, wakes the replica at once. Changes that arrive while others are being applied go in
+together, next. Where applying grows long, the replica rests about as long as it worked, unless somebody
+waits, so that a stream of small changes can't take the processor from the searches.
 
 Errors: a log that can't be reached for a while is tried again, with a warning; a corrupt one ends
 ``follow`` with STORE_CORRUPT, and the process should end with it.
@@ -18,6 +18,7 @@ Errors: a log that can't be reached for a while is tried again, with a warning; 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import defaultdict
@@ -36,6 +37,8 @@ _log = logging.getLogger(__name__)
 POLL_S: Final = 0.025
 _MAX_REST_S: Final = 0.5
 _RETRY_S: Final = 1.0
+_SETTLE_S: Final = 1.0
+_KEEP_BACK_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +88,13 @@ class Replica:
                 worked_s = _RETRY_S
             await self._rest(worked_s)
 
-    def wake(self) -> None:
-        """Look at the log now: this process has written to it."""
-        self._wake.set()
+    async def settle(self, sequence: int) -> None:
+        """Look at the log now, since this process has written to it, and wait a little until that is seen.
+
+        So whoever writes and then searches on one replica finds what they wrote even without an epoch.
+        """
+        with contextlib.suppress(TimeoutError):
+            await self._until(sequence, _SETTLE_S)
 
     async def reach(self, epoch: Epoch, deadline: Deadline) -> None:
         """Wait until the state looks as far as ``epoch``.
@@ -105,14 +112,10 @@ class Replica:
                 wanted_log=epoch.log_id[:40],
                 log=self._log.log_id,
             )
-        if self.state.sequence >= epoch.sequence:
-            return
-        self._waiting += 1
-        self._wake.set()
-        self._urgent.set()
+        remaining_s = deadline.remaining_s()
         try:
-            async with asyncio.timeout(deadline.remaining_s()), self._moved:
-                await self._moved.wait_for(lambda: self.state.sequence >= epoch.sequence)
+            # A little is kept back, so that the answer says what was wrong and not only that it took too long.
+            await self._until(epoch.sequence, remaining_s - min(_KEEP_BACK_S, remaining_s / 10))
         except TimeoutError:
             raise error(
                 Reason.EPOCH_NOT_REACHED,
@@ -122,6 +125,16 @@ class Replica:
                 wanted=epoch.sequence,
                 reached=self.state.sequence,
             ) from None
+
+    async def _until(self, sequence: int, timeout_s: float) -> None:
+        if self.state.sequence >= sequence:
+            return
+        self._waiting += 1
+        self._wake.set()
+        self._urgent.set()
+        try:
+            async with asyncio.timeout(timeout_s), self._moved:
+                await self._moved.wait_for(lambda: self.state.sequence >= sequence)
         finally:
             self._waiting -= 1
 

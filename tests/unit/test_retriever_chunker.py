@@ -110,6 +110,11 @@ def test_small_sections_that_stand_side_by_side_share_a_chunk() -> None:
     assert pieces[0].section == ("FAQ",)
 
 
+def test_a_few_words_before_a_section_do_not_hide_its_name() -> None:
+    pieces = of_markdown(f"# Guide\n\nHow to begin.\n\n## Setup\n\n{SENTENCE * 8}")
+    assert [piece.section for piece in pieces] == [("Guide", "Setup")]
+
+
 def test_a_small_section_does_not_run_over_into_another_chapter() -> None:
     pieces = of_markdown(f"# Book\n\n## One\n\n{SENTENCE * 8}\n\n### Deep\n\nShort.\n\n## Two\n\nOther.")
     assert [piece.text for piece in pieces[1:]] == ["Deep\n\nShort.", "Two\n\nOther."]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +45,9 @@ async def test_an_own_write_is_searched_at_once(tmp_path: Path) -> None:
     async with house(tmp_path) as one:
         made = await one.library.create_collection(KEY, "")
         document = await put(one.log, made, "a.txt", "found")
-        one.replica.wake()
-        began_s = time.monotonic()
-        await reached(one, document.sequence)
-        assert time.monotonic() - began_s < 1
+        await one.replica.settle(document.sequence)
+        assert await sources(one, "found") == ["a.txt"]
+        assert one.replica.epoch.sequence == document.sequence
 
 
 async def test_an_epoch_that_does_not_come_is_an_error_at_the_deadline_with_the_epoch_reached(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""Puts a retriever together: a straight line of constructors, and what has to be closed in its turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from mesh import plugins
+from mesh.app import Runtime
+from mesh.plugins import Url
+from mesh.server import Binding
+from services.retriever import bm25
+from services.retriever.embedding import Embedders, open_plugin
+from services.retriever.ingest import Ingestor
+from services.retriever.library import Library
+from services.retriever.logs import sqlite
+from services.retriever.ports import EmbedderFiles, Log
+from services.retriever.replica import Replica
+from services.retriever.search import Searcher
+from services.retriever.servicer import RetrieverServicer
+from services.retriever.settings import Settings
+from services.retriever.view import Makers
+from services.retriever.workers import Workers
+from weft.errors import Reason, WeftError
+from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+
+_log = logging.getLogger(__name__)
+_WAITING_PER_THREAD = 128
+_SWEEP_EVERY_S = 60.0
+_SWEEP_PAUSE_S = 0.2
+
+
+@asynccontextmanager
+async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[Binding]]:
+    """The retriever's servicer, ready to serve: the log is open and all that is in it is loaded."""
+    options = settings.retriever
+    async with AsyncExitStack() as stack:
+        log = await sqlite.open(settings.store_dir / "log.db")
+        stack.push_async_callback(log.close)
+        searching = _workers(stack, "search", options.search_threads)
+        ingesting = _workers(stack, "ingest", options.ingest_threads)
+        applying = _workers(stack, "apply", 1)
+        opener = partial(open_plugin, files=EmbedderFiles(options.model_cache_dir))
+        embedders = Embedders(options.embedder, opener, ingesting)
+        index_url = Url.parse(options.index)
+        makers = Makers(plugins.load("services.retriever.indexes", index_url).open(index_url), bm25.EMPTY)
+        replica = Replica(log, makers, applying)
+        await _open_default(embedders)
+        await replica.load()
+        for duty in (replica.follow(), _sweeping(log)):
+            stack.push_async_callback(_cancelled, _own(asyncio.create_task(duty), runtime))
+        servicer = RetrieverServicer(
+            Library(log, replica, embedders),
+            Searcher(replica, embedders, searching),
+            Ingestor(log, replica, ingesting),
+            log.log_id,
+            options.max_document_bytes,
+        )
+        descriptor = retriever_pb2.DESCRIPTOR.services_by_name["RetrieverService"]
+        yield [Binding(descriptor, retriever_pb2_grpc.add_RetrieverServiceServicer_to_server, servicer)]
+
+
+def _workers(stack: AsyncExitStack, name: str, threads: int) -> Workers:
+    workers = Workers(name, threads, threads * _WAITING_PER_THREAD)
+    stack.callback(workers.close)
+    return workers
+
+
+async def _open_default(embedders: Embedders) -> None:
+    """Open the default embedder now rather than in somebody's search. Without its model the service still runs."""
+    try:
+        await embedders.get(embedders.default_url)
+    except WeftError as err:
+        if err.reason != Reason.EMBEDDER_UNAVAILABLE:
+            raise
+
+
+async def _sweeping(log: Log) -> None:
+    """Remove what deletion, replacement and crashes left behind, a little at a time."""
+    while True:
+        try:
+            more = await log.sweep()
+        except WeftError as err:
+            if err.reason == Reason.STORE_CORRUPT:
+                raise
+            _log.warning("the sweep of the change log waits: %s", err)
+            more = False
+        await asyncio.sleep(_SWEEP_PAUSE_S if more else _SWEEP_EVERY_S)
+
+
+def _own(task: asyncio.Task[None], runtime: Runtime) -> asyncio.Task[None]:
+    """A duty that ends by itself ends the process: what it kept up would be wrong from then on."""
+
+    def ended(done: asyncio.Task[None]) -> None:
+        if not done.cancelled() and (failure := done.exception()) is not None:
+            runtime.fail(failure)
+
+    task.add_done_callback(ended)
+    return task
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task

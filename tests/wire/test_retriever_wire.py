@@ -1,0 +1,229 @@
+"""RetrieverService on a real wire: searching, records, and requests that are refused."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.support.retriever_server import epoch_of, failure, header, served, start
+from weft import names
+from weft.common.v1 import epoch_pb2
+from weft.retriever.v1 import retriever_pb2 as pb
+
+GUIDE = "# Guide\n\nHow to begin.\n\n## Setup\n\nInstall the frobnicator with care. " + "It takes a while. " * 60
+
+
+async def test_an_ingested_document_is_found_with_title_section_and_offsets(tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        outcome = await retriever.ingest(
+            [start(), header("docs/guide.md", {"team": "search"}), pb.IngestDocumentsRequest(data=GUIDE.encode())]
+        )
+        response = await retriever.search("frobnicator", explain=True, min_epoch=epoch_of(outcome))
+    (hit,) = response.hits
+    assert (hit.passage.title, hit.passage.source) == ("Guide", "docs/guide.md")
+    assert hit.passage.section == "Guide § Setup"
+    assert hit.passage.metadata["team"] == "search"
+    assert hit.passage.name.startswith("collections/default/documents/guide-md-")
+    assert hit.passage.end_char - hit.passage.start_char == len(hit.passage.text)
+    assert [hit.passage.text[h.start_char : h.end_char] for h in hit.highlights] == ["frobnicator"]
+    assert hit.parts["lexical"] == pytest.approx(hit.score)
+    assert response.epoch == epoch_of(outcome)
+    assert not response.degraded
+    assert not response.cached
+
+
+async def test_a_search_leaves_its_hits_epoch_and_collection_in_the_span(tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        outcome = await retriever.ingest({"a.txt": "one fox"})
+        await retriever.search("fox", min_epoch=epoch_of(outcome))
+        (span,) = [s for s in retriever.spans.get_finished_spans() if s.name.endswith("Search")]
+    epoch = epoch_of(outcome)
+    assert span.attributes is not None
+    assert span.attributes[names.HITS] == 1
+    assert span.attributes[names.COLLECTION] == "collections/default"
+    assert span.attributes[names.EPOCH] == f"{epoch.log_id}:{epoch.sequence}"
+    assert "fox" not in str(dict(span.attributes))
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.SearchRequest(), "query"),
+        (pb.SearchRequest(query=" \n "), "query"),
+        (pb.SearchRequest(query="x" * 8_193), "query"),
+        (pb.SearchRequest(query="x" * 1_000_000), "query"),
+        (pb.SearchRequest(query="bell \x07"), "query"),
+        (pb.SearchRequest(query="q", top_k=0), "top_k"),
+        (pb.SearchRequest(query="q", top_k=101), "top_k"),
+        (pb.SearchRequest(query="q", top_k=10**6), "top_k"),
+        (pb.SearchRequest(query="q", max_per_document=101), "max_per_document"),
+        (pb.SearchRequest(query="q", collection="default"), "collection"),
+        (pb.SearchRequest(query="q", collection="collections/../x"), "collection"),
+        (pb.SearchRequest(query="q", collection="collections/" + "x" * 64), "collection"),
+        (pb.SearchRequest(query="q", min_epoch=epoch_pb2.Epoch(sequence=1)), "min_epoch.log_id"),
+    ],
+)
+async def test_a_request_out_of_bounds_is_refused_by_its_field(
+    request_: pb.SearchRequest, field: str, tmp_path: Path
+) -> None:
+    async with served(tmp_path) as retriever:
+        await retriever.ingest({"a.txt": "text"})
+        err = await failure(retriever.stub.Search(request_, timeout=5))
+        assert (err.reason, err.field) == ("INVALID_FIELD", field)
+        assert len(err.message) < 400
+        assert await retriever.sources("text") == ["a.txt"]  # nothing else is harmed
+
+
+async def test_a_filter_is_refused_rather_than_ignored(tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        err = await failure(retriever.search("q", filter='team = "search"'))
+    assert (err.reason, err.field) == ("FILTER_INVALID", "filter")
+
+
+async def test_a_message_beyond_four_mebibytes_is_refused(tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        err = await failure(retriever.search("x" * (4 * 1024 * 1024 + 1)))
+        assert err.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await retriever.ingest({"a.txt": "text"})
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 100])
+async def test_top_k_is_five_unless_said(top_k: int | None, tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        await retriever.ingest({f"{n}.txt": "the same word" for n in range(120)})
+        response = await retriever.search("word", **({} if top_k is None else {"top_k": top_k}))
+    assert len(response.hits) == (top_k or 5)
+
+
+async def test_an_unknown_collection_is_not_found(tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        err = await failure(retriever.search("q", collection="collections/nowhere"))
+        assert (err.reason, err.metadata["collection"]) == ("COLLECTION_NOT_FOUND", "collections/nowhere")
+        assert (await failure(retriever.search("q"))).reason == "COLLECTION_NOT_FOUND"
+
+
+async def test_an_epoch_not_reached_in_time_and_one_of_another_log_are_told_apart(tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        outcome = await retriever.ingest({"a.txt": "text"})
+        later = epoch_pb2.Epoch(log_id=epoch_of(outcome).log_id, sequence=epoch_of(outcome).sequence + 1)
+        request = pb.SearchRequest(query="text", min_epoch=later)
+        err = await failure(retriever.stub.Search(request, timeout=0.5))
+        assert err.reason == "EPOCH_NOT_REACHED"
+        assert err.metadata["reached"] == str(epoch_of(outcome).sequence)
+        foreign = epoch_pb2.Epoch(log_id="0" * 32, sequence=1)
+        assert (await failure(retriever.search("text", min_epoch=foreign))).reason == "EPOCH_FOREIGN"
+
+
+async def test_what_one_replica_took_in_the_other_finds_at_once_by_its_epoch(tmp_path: Path) -> None:
+    async with served(tmp_path) as one, served(tmp_path) as other:
+        for number in range(10):
+            outcome = await one.ingest({f"{number}.txt": f"word{number}"})
+            assert await other.sources(f"word{number}", min_epoch=epoch_of(outcome)) == [f"{number}.txt"]
+
+
+async def test_documents_are_listed_by_name_page_by_page_and_deleted(tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        await retriever.ingest({f"{n}.txt": f"text {n}" for n in range(5)})
+        first = await retriever.stub.ListDocuments(pb.ListDocumentsRequest(page_size=3), timeout=5)
+        rest = await retriever.stub.ListDocuments(
+            pb.ListDocumentsRequest(page_size=3, page_token=first.next_page_token), timeout=5
+        )
+        listed = [*first.documents, *rest.documents]
+        assert [d.name for d in listed] == sorted(d.name for d in listed)
+        assert sorted(d.source for d in listed) == [f"{n}.txt" for n in range(5)]
+        assert (len(first.documents), len(rest.documents), rest.next_page_token) == (3, 2, "")
+        got = await retriever.stub.GetDocument(pb.GetDocumentRequest(name=listed[0].name), timeout=5)
+        assert got.document == listed[0]
+        assert (got.document.chunk_count, got.document.mime_type, len(got.document.sha256)) == (1, "text/plain", 64)
+        deleted = await retriever.stub.DeleteDocument(pb.DeleteDocumentRequest(name=listed[0].name), timeout=5)
+        assert listed[0].source not in await retriever.sources("text", min_epoch=deleted.epoch)
+        for call in (
+            retriever.stub.GetDocument(pb.GetDocumentRequest(name=listed[0].name), timeout=5),
+            retriever.stub.DeleteDocument(pb.DeleteDocumentRequest(name=listed[0].name), timeout=5),
+        ):
+            assert (await failure(call)).reason == "DOCUMENT_NOT_FOUND"
+        bad = retriever.stub.ListDocuments(pb.ListDocumentsRequest(page_size=1_001), timeout=5)
+        assert (await failure(bad)).field == "page_size"
+
+
+async def test_collections_are_made_once_listed_and_deleted(tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        create = pb.CreateCollectionRequest(name="collections/b", embedder="none:")
+        made = (await retriever.stub.CreateCollection(create, timeout=5)).collection
+        assert (await retriever.stub.CreateCollection(create, timeout=5)).collection == made
+        await retriever.ingest({"a.txt": "text"}, collection="collections/a")
+        got = (await retriever.stub.GetCollection(pb.GetCollectionRequest(name="collections/a"), timeout=5)).collection
+        assert (got.document_count, got.chunk_count, got.embedder, got.dimension) == (1, 1, "none:", 0)
+        assert got.create_time.seconds > 0
+        page = await retriever.stub.ListCollections(pb.ListCollectionsRequest(page_size=1), timeout=5)
+        rest = pb.ListCollectionsRequest(page_size=1, page_token=page.next_page_token)
+        more = await retriever.stub.ListCollections(rest, timeout=5)
+        assert [c.name for c in (*page.collections, *more.collections)] == ["collections/a", "collections/b"]
+        assert more.next_page_token == ""
+        gone = await retriever.stub.DeleteCollection(pb.DeleteCollectionRequest(name="collections/a"), timeout=5)
+        err = await failure(retriever.search("text", collection="collections/a", min_epoch=gone.epoch))
+        assert err.reason == "COLLECTION_NOT_FOUND"
+        again = retriever.stub.DeleteCollection(pb.DeleteCollectionRequest(name="collections/a"), timeout=5)
+        assert (await failure(again)).reason == "COLLECTION_NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("embedder", "reason"),
+    [("nosuch:", "INVALID_FIELD"), ("none:?x", "INVALID_FIELD"), ("minilm:", "EMBEDDER_UNAVAILABLE")],
+)
+async def test_an_embedder_that_cannot_be_is_refused(embedder: str, reason: str, tmp_path: Path) -> None:
+    async with served(tmp_path, model_cache=str(tmp_path / "empty")) as retriever:
+        create = pb.CreateCollectionRequest(name="collections/a", embedder=embedder)
+        assert (await failure(retriever.stub.CreateCollection(create, timeout=5))).reason == reason
+        assert not (await retriever.stub.ListCollections(pb.ListCollectionsRequest(), timeout=5)).collections
+
+
+async def test_another_configuration_under_a_taken_name_is_refused(tmp_path: Path) -> None:
+    async with served(tmp_path, embedder="minilm:", model_cache=str(tmp_path / "empty")) as retriever:
+        # Its model isn't there, so the collection does without it, and remembers what it should have.
+        create = pb.CreateCollectionRequest(name="collections/a")
+        assert (await retriever.stub.CreateCollection(create, timeout=5)).collection.embedder == "none:"
+        await retriever.ingest({"a.txt": "text"}, collection="collections/a")
+        (lack,) = (await retriever.search("text", collection="collections/a")).degraded
+        assert (lack.stage, lack.reason, lack.fallback) == ("embedding", "EMBEDDER_UNAVAILABLE", "lexical_only")
+    async with served(tmp_path) as retriever:
+        await retriever.stub.CreateCollection(pb.CreateCollectionRequest(name="collections/b"), timeout=5)
+        other = pb.CreateCollectionRequest(name="collections/b", embedder="minilm:")
+        assert (await failure(retriever.stub.CreateCollection(other, timeout=5))).reason == "COLLECTION_EXISTS"
+
+
+async def test_tenants_share_nothing_but_names(tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        await retriever.ingest({"a.txt": "the secret of mine"}, tenant="mine")
+        outcome = await retriever.ingest({"a.txt": "the secret of yours"}, tenant="yours")
+        for tenant in ("mine", "yours"):
+            found = await retriever.search("secret mine yours", tenant=tenant, min_epoch=epoch_of(outcome))
+            assert [hit.passage.text for hit in found.hits] == [f"the secret of {tenant}"]
+        assert (await failure(retriever.search("secret", tenant="third"))).reason == "COLLECTION_NOT_FOUND"
+
+
+async def test_searches_and_ingests_run_beside_each_other(tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        await retriever.ingest({"0.txt": "the common word"})
+
+        async def read() -> None:
+            for _ in range(20):
+                assert (await retriever.search("common word")).hits
+
+        async def write(name: str) -> None:
+            outcome = await retriever.ingest({f"{name}{n}.txt": f"the common word {name} {n}" for n in range(20)})
+            assert outcome.finished.documents == 20
+
+        await asyncio.gather(*(read() for _ in range(8)), *(write(name) for name in "abcdef"))
+        listed = await retriever.stub.ListDocuments(pb.ListDocumentsRequest(page_size=1_000), timeout=5)
+        assert len(listed.documents) == 121
+
+
+async def test_a_store_that_is_no_database_keeps_the_service_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "log.db").write_bytes(b"\0garbage" * 999)
+    with pytest.raises(Exception, match="damaged or not a Weft store"):
+        async with served(tmp_path):
+            pass
