@@ -7,8 +7,9 @@
 Leases run by the reaper's ticks and not by the clock. A control plane that stood still for 20 s
 (paused, swapped out) wakes up to one tick, not to twenty seconds of missed renewals, so it evicts
 nobody who renews again; and renewals cost no write. After a restart the records are read back and
-each gets a full lease. Until every one of them was renewed, released or dropped the list may be wrong,
-and the catalogue says so: it is not warm. A store without records has nothing to wait for.
+each gets a full lease, and 3 s more for redialling. Until every one of them was renewed, released or
+dropped the list may be wrong, and the catalogue says so: it is not warm. A store without records has
+nothing to wait for.
 
 Errors: LEASE_NOT_FOUND asks an instance to register again, POLICY_CONFLICT, REGISTRY_UNAVAILABLE
 where SQLite can't write.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +35,7 @@ from weft.errors import Reason, WeftError, error
 _log = logging.getLogger(__name__)
 _TICKS_PER_TTL: Final = 5
 _FULL_LEASE: Final = _TICKS_PER_TTL + 1  # the first tick may come right after the renewal
+_REDIAL_S: Final = 3.0  # gRPC redials a peer that was away for long after up to 2.4 s
 _MAX_INSTANCES: Final = 10_000
 _MAX_DOCUMENT_CHARS: Final = 100_000
 
@@ -56,7 +59,8 @@ class LeaseRegistry:
         self._writing = asyncio.Lock()
         self._index = contents.index
         self._instances: dict[Key, Instance] = {(i.service, i.id): i for i in contents.instances}
-        self._ticks: dict[Key, int] = dict.fromkeys(self._instances, _FULL_LEASE)
+        restored = _FULL_LEASE + math.ceil(_REDIAL_S / (ttl_s / _TICKS_PER_TTL))
+        self._ticks: dict[Key, int] = dict.fromkeys(self._instances, restored)
         self._unconfirmed: set[Key] = set(self._instances)
         self._policies = {policy.service: policy for policy in contents.policies}
         self._departed: dict[str, None] = dict.fromkeys(contents.departures)  # in order, oldest first

@@ -2,7 +2,10 @@
 
     first attempt ──ok──> held ──renew each third of the TTL──> held …
          │                 │ LEASE_NOT_FOUND: register again at once
-         └──away──> not held: try again, with back-off up to a third of the TTL, for ever
+         └──away──> try again, with back-off up to a third of the TTL, for ever
+
+An attempt waits up to 2 s for the connection, so that it succeeds as soon as the control plane is
+back, and a process that starts together with it registers at first go.
 
 A control plane that is away changes nothing: the lease it keeps for us survives its restart and its
 pauses (see ``mesh/controlplane/leases.py``), and what it forgot we tell it again. The channel is a
@@ -23,15 +26,13 @@ from mesh.plugins import Url
 from mesh.registry import Instance
 from mesh.settings import ServiceSettings
 from weft.channel import Dial, open_address
-from weft.errors import Reason, WeftError, from_rpc_error
+from weft.errors import Reason, WeftError, error, from_rpc_error
 from weft.mesh.v1 import registry_pb2, registry_pb2_grpc
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S: Final = 2.0
 _FIRST_BACKOFF_S: Final = 0.1
 _TTL_UNTIL_TOLD_S: Final = 3.0
-# Answers that a later attempt won't change.
-_REFUSALS: Final = frozenset({Reason.INVALID_FIELD, Reason.NOT_IMPLEMENTED})
 
 
 def open(url: Url, settings: ServiceSettings) -> BuiltinAnnouncer:
@@ -114,7 +115,12 @@ class Lease:
                 _log.info("the registry has no lease for %s; registering again", self._instance.id)
                 self._held = False
                 return 0.0
-            if first and err.reason in _REFUSALS:
+            if first and err.reason == Reason.NOT_IMPLEMENTED:
+                raise error(
+                    Reason.NOT_IMPLEMENTED,
+                    "the control plane keeps no registry of its own; give this process the same WEFT_REGISTRY",
+                ) from None
+            if first and err.reason == Reason.INVALID_FIELD:
                 raise err from None
             return self._failed(err)
         if self._away:
@@ -124,7 +130,7 @@ class Lease:
 
     def _failed(self, err: WeftError) -> float:
         if not self._away:
-            _log.warning("the registry can't be reached, trying on: %s", err)
+            _log.warning("the registry at the control plane can't be reached, trying on: %s", err)
         self._away = True
         pause_s = self._backoff_s * random.uniform(0.5, 1.0)
         self._backoff_s = min(self._backoff_s * 2, self._ttl_s / 3)
@@ -132,12 +138,12 @@ class Lease:
 
     async def _register(self) -> None:
         response = await self._stub.Register(
-            registry_pb2.RegisterRequest(instance=self._record), timeout=_CALL_TIMEOUT_S
+            registry_pb2.RegisterRequest(instance=self._record), timeout=_CALL_TIMEOUT_S, wait_for_ready=True
         )
         self._held = True
         self._ttl_s = response.ttl.ToMilliseconds() / 1_000
 
     async def _renew(self) -> None:
         request = registry_pb2.RenewRequest(service=self._instance.service, id=self._instance.id)
-        response = await self._stub.Renew(request, timeout=_CALL_TIMEOUT_S)
+        response = await self._stub.Renew(request, timeout=_CALL_TIMEOUT_S, wait_for_ready=True)
         self._ttl_s = response.ttl.ToMilliseconds() / 1_000

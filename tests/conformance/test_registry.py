@@ -120,10 +120,10 @@ class Consul(Backend):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.agent = ConsulAgent(directory)
-        self.url = self.agent.url
 
     async def start(self) -> None:
         await asyncio.to_thread(self.agent.start)
+        self.url = self.agent.url
 
     async def kill(self) -> None:
         await asyncio.to_thread(self.agent.kill)

@@ -39,7 +39,7 @@ from weft.errors import WeftError, from_rpc_error
 from weft.mesh.v1 import registry_pb2, registry_pb2_grpc, routing_pb2, routing_pb2_grpc, status_pb2, status_pb2_grpc
 from weft.xds.v1 import discovery_pb2, endpoint_pb2
 
-TTL_S = 1.0
+TTL_S = 2.0
 FAST = {"WEFT_CONTROLPLANE__LEASE_TTL_S": str(TTL_S)}
 
 
@@ -179,7 +179,7 @@ async def eventually(check: Callable[[], Awaitable[Any]], *, within_s: float, wh
     raise AssertionError(f"not within {within_s} s: {what} (last: {last!r})")
 
 
-async def shown(house: House, ids: set[str], within_s: float = 5.0) -> None:
+async def shown(house: House, ids: set[str], within_s: float = 10.0) -> None:
     async def check() -> bool:
         return await house.serving() == ids
 
@@ -202,11 +202,11 @@ async def test_a_killed_control_plane_comes_back_with_everybody_and_is_silent_un
         await shown(plane, {"one", "two"})
         await plane.set_route("retriever", v1=100)
         await plane.kill()
-        await asyncio.sleep(3 * TTL_S)
+        await asyncio.sleep(2 * TTL_S)
         plane.process.start()
         async with plane.endpoints() as pushed:
-            await eventually(_true(lambda: pushed), within_s=5, what="a push")
-            await asyncio.sleep(2 * TTL_S)
+            await eventually(_true(lambda: pushed), within_s=20, what="a push")
+            await asyncio.sleep(3)
             assert pushed == [ports], "what callers are told first is whole, and nothing changes after"
         assert (await plane.route("retriever")).policy.weights[0].weight == 100
 
@@ -216,9 +216,9 @@ async def test_a_paused_control_plane_evicts_nobody(tmp_path: Path) -> None:
         one, two = await plane.announce("one"), await plane.announce("two")
         await shown(plane, {"one", "two"})
         async with plane.endpoints() as pushed:
-            await eventually(_true(lambda: pushed), within_s=5, what="a push")
-            await plane.pause(5 * TTL_S)
-            until_s = time.monotonic() + 3 * TTL_S
+            await eventually(_true(lambda: pushed), within_s=20, what="a push")
+            await plane.pause(4 * TTL_S)
+            until_s = time.monotonic() + 2 * TTL_S
             while time.monotonic() < until_s:
                 assert await plane.serving() == {"one", "two"}
                 await asyncio.sleep(0.05)
@@ -235,7 +235,7 @@ async def test_an_instance_that_died_while_the_control_plane_was_down_is_dropped
         await three.die()
         plane.process.start()
         async with plane.endpoints() as pushed:
-            await eventually(_true(lambda: pushed), within_s=5, what="a push")
+            await eventually(_true(lambda: pushed), within_s=20, what="a push")
             assert pushed[0] == {one.instance.port, two.instance.port}
 
 
@@ -257,7 +257,7 @@ async def test_a_control_plane_stops_at_once_though_discovery_streams_are_open(t
     async with house(tmp_path) as plane:
         await plane.announce("one")
         async with plane.endpoints() as pushed:
-            await eventually(_true(lambda: pushed), within_s=5, what="a push")
+            await eventually(_true(lambda: pushed), within_s=20, what="a push")
             started_s = time.monotonic()
             assert await asyncio.to_thread(plane.process.terminate) == 0
             assert time.monotonic() - started_s < 4

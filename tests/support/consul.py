@@ -42,6 +42,7 @@ class ConsulAgent:
         self._log = directory / "consul.log"
         self._ports = {name: free_port() for name in ("http", "server", "serf_lan", "serf_wan")}
         self._popen: subprocess.Popen[bytes] | None = None
+        self._started = False
 
     @property
     def address(self) -> str:
@@ -52,8 +53,23 @@ class ConsulAgent:
         """For WEFT_REGISTRY."""
         return f"consul://{self.address}"
 
-    def start(self, *, wait: bool = True) -> ConsulAgent:
-        """Start it, empty, and wait until it has a leader."""
+    def start(self) -> ConsulAgent:
+        """Start it, empty, and wait until it has a leader. The first start looks for ports that are free."""
+        for _ in range(3):
+            self._launch()
+            try:
+                self._wait_for_leader()
+            except AssertionError:
+                self.kill()
+                if self._started:
+                    raise
+                self._ports = {name: free_port() for name in self._ports}
+            else:
+                self._started = True
+                return self
+        raise AssertionError(f"Consul doesn't start:\n{self._log.read_text(errors='replace')[-2000:]}")
+
+    def _launch(self) -> None:
         ports = [f"{name} = {port}" for name, port in {**self._ports, "dns": -1, "grpc": -1}.items()]
         settings = f"ports {{ {' '.join(ports)} }} disable_update_check = true"
         if self._token:
@@ -65,11 +81,8 @@ class ConsulAgent:
                  "-log-level=warn", f"-hcl={settings}"],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
-        if wait:
-            self.wait_for_leader()
-        return self
 
-    def wait_for_leader(self) -> None:
+    def _wait_for_leader(self) -> None:
         until_s = time.monotonic() + _READY_S
         while time.monotonic() < until_s:
             assert self._popen is not None
