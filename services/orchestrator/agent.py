@@ -16,7 +16,7 @@ back: whoever asks again with the same request_id goes on at once.
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import datetime
 import logging
 import random
 import re
@@ -37,6 +37,7 @@ from services.orchestrator.running import Moved, Running, Works
 from services.orchestrator.turn import Options, Peers
 from services.orchestrator.types import Finished, Started, TurnRequest
 from weft import names
+from weft.connection import new_session
 from weft.errors import DeadlineExceeded, Reason, WeftError, error
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Agent:
         tracer: Tracer,
     ) -> None:
         self._sessions = sessions
-        self._catalogue = peers.catalogue
+        self._peers = peers
         self._options = options
         self._owner = f"{owner}/{uuid.uuid4().hex[:8]}"  # a restarted process is another owner
         self._versions = dict(versions)
@@ -73,7 +74,8 @@ class Agent:
         self._closing = False
 
     async def __aenter__(self) -> Agent:
-        self._keepers = [asyncio.create_task(self._works.keep_leases()), asyncio.create_task(self._reap())]
+        chores = (self._works.keep_leases(), self._reap(), self._warm_up())
+        self._keepers = [asyncio.create_task(chore) for chore in chores]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -82,7 +84,7 @@ class Agent:
         for task in self._keepers:
             task.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        await self._catalogue.close()
+        await self._peers.catalogue.close()
 
     # -- readers --------------------------------------------------------------------------------------
 
@@ -193,8 +195,8 @@ class Agent:
         if not request_id:
             return replace(request, session=uuid.uuid4().hex, request_id=uuid.uuid4().hex), True
         # The same request again, its first answer lost, must find the session that it made.
-        session = hashlib.sha256(f"{request.tenant}\n{request_id}".encode()).hexdigest()[:32]
-        return replace(request, session=session), True
+        session = new_session(request.tenant, request_id)
+        return replace(request, session=session.removeprefix("sessions/")), True
 
     async def _begin(self, request: TurnRequest, may_create: bool, ledger: LedgerRecorder) -> Taken | Busy | Ended:
         """Ask for the lease, waiting while another turn of the session has it."""
@@ -232,6 +234,14 @@ class Agent:
             await asyncio.wait_for(running.done.wait(), seconds)
         except TimeoutError:
             return
+
+    async def _warm_up(self) -> None:
+        """Fetch the tools and have the planner read their patterns, so that no turn waits for it."""
+        try:
+            specs = await self._peers.catalogue.specs()
+            await self._peers.planner.plan("", specs, datetime.datetime.now(datetime.UTC).date(), ())
+        except WeftError as err:
+            _log.info("no tools yet: %s", err)  # turns will ask again
 
     async def _reap(self) -> None:
         """Remove expired sessions, for ever, a few at a time."""

@@ -21,8 +21,18 @@ from services.orchestrator.broadcast import Broadcast
 from services.orchestrator.ports import Sessions
 from services.orchestrator.records import NO_SEQUENCE, Entry, Lease, Note, Prepared, Prompted
 from services.orchestrator.types import Event, Finished, TextDelta
+from weft.errors import WeftError
 
 HOLD_S: Final = 0.005
+
+
+class NotStored(Exception):
+    """The log could not be written. What was to be shown is lost, so the turn must end here: not a
+    ``WeftError``, lest a stage take it for its peer's failure and go on."""
+
+    def __init__(self, error: WeftError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Outbox:
@@ -77,7 +87,10 @@ class Outbox:
             entries = self._take()
             if entries:
                 started_s = time.monotonic()
-                await self._sessions.append(self._lease, entries)
+                try:
+                    await self._sessions.append(self._lease, entries)
+                except WeftError as err:
+                    raise NotStored(err) from err
                 self.first_write_s = self.first_write_s or started_s
                 self.writing_s += time.monotonic() - started_s
                 self._broadcast.publish(entries)
@@ -86,7 +99,10 @@ class Outbox:
         """Store and show the rest and the end."""
         async with self._leaving:
             entries = [*self._take(), Entry(self._next, finished)]
-            await self._sessions.finish(self._lease, entries, finished, query)
+            try:
+                await self._sessions.finish(self._lease, entries, finished, query)
+            except WeftError as err:
+                raise NotStored(err) from err
             self._broadcast.publish(entries)
 
     def close(self) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import zlib
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -27,13 +26,14 @@ from mesh import deadline as deadlines
 from mesh.deadline import Deadline, LedgerRecorder
 from services.orchestrator import ladder
 from services.orchestrator.broadcast import Broadcast
-from services.orchestrator.outbox import Outbox
+from services.orchestrator.outbox import NotStored, Outbox
 from services.orchestrator.ports import LeaseLost, Sessions
 from services.orchestrator.records import Lease, Taken
 from services.orchestrator.recovery import Recovered
 from services.orchestrator.stages import Stages
 from services.orchestrator.turn import Options, Peers, TurnRun
 from services.orchestrator.types import Failure, TurnRequest
+from weft.connection import session_bucket
 from weft.errors import Reason, WeftError
 
 _log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Works:
         self._running[request.tenant, request.session] = running
         bucket = companions.current().bucket
         if bucket is None:
-            bucket = session_bucket(request.session)
+            bucket = session_bucket(f"sessions/{request.session}")
         with companions.bind(replace(companions.current(), bucket=bucket)):
             running.task = asyncio.create_task(self._work(running, taken, request, ledger))
         return running
@@ -134,6 +134,8 @@ class Works:
         failure: BaseException = cause
         if isinstance(cause, asyncio.CancelledError):
             failure = Moved()
+        elif isinstance(cause, NotStored):
+            failure = cause.error
         elif isinstance(cause, TimeoutError):
             failure = deadlines.exceeded("answering", deadline.given_s)
         try:
@@ -161,11 +163,6 @@ class Works:
             for lease in lost:
                 if not by_lease[id(lease)].done.is_set():
                     by_lease[id(lease)].lose()
-
-
-def session_bucket(session: str) -> int:
-    """The bucket, 0 to 99, that keeps a session on its version: the same as the SDK's."""
-    return zlib.crc32(f"sessions/{session}".encode()) % 100
 
 
 def _is_final(err: WeftError) -> bool:
