@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Processes send their spans in batches: a trace of a moment ago may still be on its way.
 _SETTLE_S: Final = 6.0
+_APPEAR_S: Final = 3.0
 _POLL_S: Final = 0.25
 
 
@@ -53,21 +54,21 @@ async def _trace(trace_id: str | None, data: Path | None, as_json: bool) -> None
 
 
 async def settled(stub: trace_pb2_grpc.TraceServiceStub, trace_id: str) -> trace_pb2.GetTraceResponse:
-    """The trace once all its parts are there, or as much as has come within 6 s."""
+    """The trace once all its parts are there, or as much as has come within 6 s; none of it within 3 s is an error."""
     from weft.errors import NotFound
     from weft.mesh.v1 import trace_pb2
     from weft_cli.waterfall import complete
 
-    until, spans = time.monotonic() + _SETTLE_S, -1
+    begun_s, spans = time.monotonic(), -1
     while True:
-        late = time.monotonic() > until
+        waited_s = time.monotonic() - begun_s
         try:
             found = await _call(stub.GetTrace(trace_pb2.GetTraceRequest(trace_id=trace_id), timeout=_SETTLE_S))
-            if late or (complete(found.spans) and len(found.spans) == spans):
+            if waited_s > _SETTLE_S or (complete(found.spans) and len(found.spans) == spans):
                 return found
             spans = len(found.spans)
         except NotFound:
-            if late:
+            if waited_s > _APPEAR_S:
                 raise
         await asyncio.sleep(_POLL_S)
 
