@@ -47,7 +47,7 @@ _YEAR_LAST: Final = re.compile(r"(\d{1,2})([/.])(\d{1,2})[/.](\d{4})")
 _MONTH_FIRST: Final = re.compile(r"([a-z]{3,9})\.? (?:the )?(\d{1,2})(?:st|nd|rd|th)?(?:,? (\d{4}))?")
 _DAY_FIRST: Final = re.compile(r"(?:the )?(\d{1,2})(?:st|nd|rd|th)? (?:of )?([a-z]{3,9})\.?(?:,? (\d{4}))?")
 _WEEKDAY: Final = re.compile(r"(?:(next|this|last|coming) )?([a-z]{6,9})")
-_HOLIDAY: Final = re.compile(r"([a-z ]+?)(?:,? (\d{4}))?")
+_HOLIDAY: Final = re.compile(r"([a-z ]+?)(?:,? (\d{4}|this year))?")
 _YEARS_SEARCHED: Final = 8  # 29 February comes back within eight years
 
 
@@ -74,7 +74,8 @@ def _day(text: str, today: datetime.date, past: bool) -> datetime.date | None:
     if (match := _WEEKDAY.fullmatch(text)) and match[2] in _WEEKDAYS:
         return _weekday(_WEEKDAYS.index(match[2]), match[1], today, past)
     if (match := _HOLIDAY.fullmatch(text.replace("'", ""))) and match[1] in _HOLIDAYS:
-        return _named(*_HOLIDAYS[match[1]], match[2], today, past)
+        year = str(today.year) if match[2] == "this year" else match[2]
+        return _named(*_HOLIDAYS[match[1]], year, today, past)
     return None
 
 

@@ -33,7 +33,7 @@ AMOUNT: Final = rf"(?:{NUMBER}|(?:half )?an?(?= \w{{3}}))"  # "3", "three", "a w
 # "24 to 10 in overtime" are no sums, since a noun or a preposition follows.
 END: Final = (
     r"(?=\s?(?:=\s?)?(?:[?!,;:)？。！，；]|\.(?!\d)|$)"
-    r"|\s(?:and|then|please|for me|as well|too|also|thanks|exactly|together|altogether|in total"
+    r"|\s(?:and|then|please|for me|as well|too|also|thanks|or not|together|altogether|in total"
     r"|plus (?:the|how|what))\b)"
 )
 # Where a request may begin: at the start, behind a mark, or behind a word that asks or joins.
@@ -63,6 +63,6 @@ _RELATIVE: Final = r"(?:the day (?:after tomorrow|before yesterday)|today|tomorr
 DATE: Final = (
     r"(?:\d{4}-\d{1,2}-\d{1,2}\b|\d{4}/\d{1,2}/\d{1,2}\b|\d{1,2}[/.]\d{1,2}[/.]\d{4}\b"
     rf"|{_MONTH} (?:the )?{_DAY}{_YEAR}|(?:the )?{_DAY} (?:of )?{_MONTH}{_YEAR}"
-    rf"|{_RELATIVE}|(?:(?:next|this|last|coming) )?{WEEKDAY}|{_HOLIDAY}{_YEAR}"
+    rf"|{_RELATIVE}|(?:(?:next|this|last|coming) )?{WEEKDAY}|{_HOLIDAY}(?: this year\b|{_YEAR})"
     r"|\d{4}\s?年\s?\d{1,2}\s?月\s?\d{1,2}\s?[日号]|今天|明天|昨天|后天|前天)"
 )

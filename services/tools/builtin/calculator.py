@@ -104,6 +104,10 @@ SPEC: Final = ToolSpec(
             (expression("expression"),),
         ),
         Pattern(
+            rf"\b(?:is|does) {_NO_SUM}(?P<expression>{_EXPRESSION}) (?:equals?(?: to)?|make) {NUMBER}{END}",
+            (expression("expression"),),
+        ),
+        Pattern(
             rf"\bwhat do (?P<expression>{_LIST}) (?:add up to|sum to|make together|total){END}",
             (expression("expression"),),
         ),

@@ -39,7 +39,8 @@ _IS: Final = r"(?:['’]?s| is| was| will be| falls? on)"
 _HOW_LONG: Final = r"\bhow (?:many(?: more)?(?: full)?(?: days| weeks)?|long|much (?:time|longer))"
 _EVENT: Final = r"(?:(?:my|our|the|his|her|their)(?: [a-z'’]++){1,3}?(?: on|,|:) )?"  # "my birthday on …"
 _THERE: Final = (
-    r"(?: (?:is|are|was|were|do|does|it|there|we|i|have|has|be|been|left|remain|remaining|lie|pass|to go|to wait|go)\b)"
+    r"(?: (?:will|is|are|was|were|do|does|it|there|we|i|have|has|be|been|left|remain|remaining|lie|pass"
+    r"|to go|to wait|go)\b)"
 )
 _WHAT_DATE: Final = rf"(?:(?:what|which)(?:{_IS})? (?:the )?(?:calendar )?(?:date|day|weekday)|when)"
 _WHICH_DAY: Final = r"(?:what|which) (?:day of the week|week ?day|day)"
@@ -102,7 +103,7 @@ SPEC: Final = ToolSpec(
     patterns=(
         # days until, since, between
         Pattern(
-            rf"(?:{_HOW_LONG}{_THERE}{{0,3}}+{_IN}|(?:^|number of )days(?: left)?+) (?:until|till|til|before|to) "
+            rf"(?:{_HOW_LONG}{_THERE}{{0,4}}+{_IN}|(?:^|number of )days(?: left)?+) (?:until|till|til|before|to) "
             rf"{_EVENT}(?P<end>{DATE}){_IN}{END}",
             (constant("operation", "days_between"), constant("start", "today"), date("end")),
         ),
@@ -187,7 +188,7 @@ SPEC: Final = ToolSpec(
         # a day plus or minus
         Pattern(
             rf"\b(?:{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date|that|fall|comes?)\b){{0,3}}+|what(?:['’]?s| is)"
-            rf"|the (?:date|day)(?: that is)?) (?P<amount>{AMOUNT}) {_UNIT} "
+            rf"|the (?:date|day)(?: that is)?)(?: exactly)?+ (?P<amount>{AMOUNT}) {_UNIT} "
             rf"(?:{_FROM_NOW}|(?:from|after) (?P<date>{DATE})){END}",
             (constant("operation", "add"), number("amount"), text("unit"), date("date", optional=True)),
         ),
@@ -198,7 +199,7 @@ SPEC: Final = ToolSpec(
         ),
         Pattern(
             rf"\b(?:{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date|that|fall)\b){{0,3}}+|what(?:['’]?s| is| was)"
-            rf"|the (?:date|day)(?: that is)?) (?P<amount>{AMOUNT}) {_UNIT} "
+            rf"|the (?:date|day)(?: that is)?)(?: exactly)?+ (?P<amount>{AMOUNT}) {_UNIT} "
             rf"(?:ago|earlier|before (?P<date>{DATE})){END}",
             (constant("operation", "subtract"), number("amount"), text("unit"), date("date", optional=True)),
         ),
@@ -229,7 +230,8 @@ SPEC: Final = ToolSpec(
             (constant("operation", "leap_year"), number("year", optional=True)),
         ),
         Pattern(
-            rf"\b(?:(?:if|whether|that) (?P<year>\d{{4}}) (?:is|was|will be)|is it|was it|will it be) a leap year{END}",
+            rf"\b(?:(?:if|whether|that) (?P<year>\d{{4}}) (?:is|was|will be)"
+            rf"|is it|was it|will it be|are we in|is this) a leap year{END}",
             (constant("operation", "leap_year"), number("year", optional=True)),
         ),
         Pattern(
