@@ -44,7 +44,7 @@ from weft.tracing import client_interceptors
 
 _log = logging.getLogger(__name__)
 _TELEMETRY_FLUSH_S: Final = 2.0
-_WILDCARDS: Final = {"0.0.0.0": socket.gethostname, "::": socket.gethostname}
+_WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -221,12 +221,11 @@ async def _register(
     url = Url.parse(settings.registry)
     registry = plugins.load("mesh.registry", url).open(url, settings)
     stack.push_async_callback(registry.close)
-    host = settings.host
     registration: Registration = await registry.register(
         Instance(
             service=runtime.service,
             id=runtime.instance_id,
-            host=settings.advertise or (_WILDCARDS[host]() if host in _WILDCARDS else host),
+            host=settings.advertise or _reachable_host(settings),
             port=port,
             metrics_port=metrics_port,
             version=settings.version,
@@ -238,6 +237,18 @@ async def _register(
     )
     stack.push_async_callback(registration.close)
     return registration
+
+
+def _reachable_host(settings: ServiceSettings) -> str:
+    """Where others reach us: the address listened on; where that is all of them, ours on the way to the
+    mesh (endpoints in xDS are IP addresses, so a host name would not do)."""
+    if settings.host not in _WILDCARDS:
+        return settings.host
+    family = socket.AF_INET6 if settings.host == "::" else socket.AF_INET
+    host, _, port = settings.mesh[0].rpartition(":")
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((host.strip("[]"), int(port)))  # a datagram socket: nothing is sent
+        return str(probe.getsockname()[0])
 
 
 def _stop_on_signals(runtime: Runtime) -> None:

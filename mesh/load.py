@@ -12,6 +12,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ class LoadMeter:
         pending: calls under way; the interceptor keeps it.
         finished: calls finished since the start; the interceptor keeps it.
         extra_pending: further work that waits, such as a queue's length; a service may set it.
+        closed: set when the server stops; report streams end then.
         gpu_memory: reads the used share of GPU memory, 0 to 1; None without GPU.
     """
 
@@ -56,6 +58,7 @@ class LoadMeter:
         self.finished = 0
         self.extra_pending: Callable[[], float] = lambda: 0.0
         self.gpu_memory: Callable[[], float] | None = None
+        self.closed = asyncio.Event()  # ends the report streams, which would outlast any grace
         self._clock = clock
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._process = psutil.Process()
@@ -110,9 +113,10 @@ def load_report_handler(meter: LoadMeter) -> grpc.GenericRpcHandler:
     async def stream(request: orca_pb2.OrcaLoadReportRequest, context: aio.ServicerContext) -> None:
         wanted_s = request.report_interval.ToMilliseconds() / 1_000
         interval_s = max(wanted_s, meter.weights.report_interval_s, _MIN_INTERVAL_S)
-        while True:
+        while not meter.closed.is_set():
             await context.write(meter.report())
-            await asyncio.sleep(interval_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(meter.closed.wait(), interval_s)
 
     handler = grpc.unary_stream_rpc_method_handler(
         stream,

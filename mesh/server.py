@@ -38,6 +38,7 @@ class Binding:
     descriptor: ServiceDescriptor
     add: Callable[[Any, aio.Server], None]  # the generated add_…Servicer_to_server
     servicer: object
+    traced: bool = True  # False for what is called every second or two and would drown the traces
 
     def methods(self) -> tuple[Method, ...]:
         """The method table entry of each RPC, as its proto declares it."""
@@ -98,7 +99,7 @@ class MeshServer:
         paths = [method.path for method in self.methods]
         self._metrics.register_methods(paths)
         interceptor = IncomingCalls(
-            frozenset(paths),
+            {method.path: binding.traced for binding in bindings for method in binding.methods()},
             tracer=self._tracer,
             metrics=self._metrics,
             load=self.load,
@@ -155,5 +156,6 @@ class MeshServer:
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, let running ones finish within ``grace_s``, then cancel them."""
         if self._server is not None:
+            self.load.closed.set()
             await self._server.stop(grace_s)
             self._server = None

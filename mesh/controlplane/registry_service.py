@@ -20,7 +20,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     def binding(self) -> Binding:
         """For the server."""
         descriptor = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"]
-        return Binding(descriptor, registry_pb2_grpc.add_RegistryServiceServicer_to_server, self)
+        return Binding(descriptor, registry_pb2_grpc.add_RegistryServiceServicer_to_server, self, traced=False)
 
     async def Register(
         self, request: registry_pb2.RegisterRequest, context: aio.ServicerContext

@@ -22,7 +22,7 @@ class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
     def binding(self) -> Binding:
         """For the server."""
         descriptor = pb.DESCRIPTOR.services_by_name["RoutingService"]
-        return Binding(descriptor, routing_pb2_grpc.add_RoutingServiceServicer_to_server, self)
+        return Binding(descriptor, routing_pb2_grpc.add_RoutingServiceServicer_to_server, self, traced=False)
 
     async def SetRoutePolicy(
         self, request: pb.SetRoutePolicyRequest, context: aio.ServicerContext

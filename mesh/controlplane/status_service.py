@@ -53,7 +53,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
     def binding(self) -> Binding:
         """For the server."""
         descriptor = pb.DESCRIPTOR.services_by_name["StatusService"]
-        return Binding(descriptor, status_pb2_grpc.add_StatusServiceServicer_to_server, self)
+        return Binding(descriptor, status_pb2_grpc.add_StatusServiceServicer_to_server, self, traced=False)
 
     async def GetMeshStatus(
         self, request: pb.GetMeshStatusRequest, context: aio.ServicerContext

@@ -42,11 +42,11 @@ Handler = Callable[[Any, aio.ServicerContext], Awaitable[Any]]
 
 
 class IncomingCalls(aio.ServerInterceptor):
-    """Wraps the handlers of ``methods``; everything else passes."""
+    """Wraps the handlers of ``methods`` (path -> whether its calls are traced); everything else passes."""
 
     def __init__(
         self,
-        methods: frozenset[str],
+        methods: Mapping[str, bool],
         *,
         tracer: Tracer,
         metrics: Metrics,
@@ -93,12 +93,13 @@ class IncomingCalls(aio.ServerInterceptor):
 
     def _around(self, path: str, inner: Handler) -> Handler:
         metrics = self._metrics.method(path)
+        start_span = self._span if self._methods[path] else _no_span
         attributes = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: path[1:]}
 
         async def handle(request: Any, context: aio.ServicerContext) -> Any:
             started_s = time.perf_counter()
             metrics.started()
-            span, code = self._span(path, context, attributes), "OK"
+            span, code = start_span(path, context, attributes), "OK"
             token = otel_context.attach(trace.set_span_in_context(span))
             self._load.pending += 1
             try:
@@ -162,6 +163,10 @@ class IncomingCalls(aio.ServerInterceptor):
         carrier = {k: v for k, v in context.invocation_metadata() or () if k == names.METADATA_TRACEPARENT}
         parent = self._propagator.extract(carrier)
         return self._tracer.start_span(path[1:], context=parent, kind=SpanKind.SERVER, attributes=attributes)
+
+
+def _no_span(_path: str, _context: aio.ServicerContext, _attributes: Mapping[str, str]) -> Span:
+    return trace.INVALID_SPAN
 
 
 def _internal(exc: Exception, span: Span) -> WeftError:
