@@ -96,8 +96,9 @@ def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
         ("grpc.keepalive_permit_without_calls", 1),
         # A restarted peer is found again quickly.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
+        # In spite of its name the time that one attempt to connect may take: a far or busy peer's handshake needs some.
+        ("grpc.min_reconnect_backoff_ms", 2_000),
     ]
 
 
