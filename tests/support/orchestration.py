@@ -152,6 +152,7 @@ class Replica:
 
     agent: Agent
     sessions: Sessions
+    peers: Peers
     retriever: ScriptedRetriever
     generator: ScriptedGenerator
     tools: ScriptedTools
@@ -202,7 +203,7 @@ async def replica(
         async with Agent(
             sessions, peers, options or Options(), owner=owner, versions={"orchestrator": "v1"}, tracer=tracer
         ) as agent:
-            yield Replica(agent, sessions, retriever, generator, tools, planner)
+            yield Replica(agent, sessions, peers, retriever, generator, tools, planner)
     finally:
         await store.close()
 

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry import trace
 
 from mesh import context as companions
 from mesh.context import CallContext
+from mesh.deadline import Deadline, LedgerRecorder
 from services.orchestrator.ports import Sessions
 from services.orchestrator.records import Entry, Limits, Opening, Taken
+from services.orchestrator.running import Works
+from services.orchestrator.turn import Options
 from services.orchestrator.types import (
     Continuation,
     Finished,
@@ -25,6 +29,8 @@ from services.orchestrator.types import (
     Started,
     TextDelta,
     ToolAnswer,
+    ToolCallStarted,
+    TurnRequest,
 )
 from tests.support.orchestration import (
     END,
@@ -303,6 +309,18 @@ async def test_a_caller_that_leaves_at_any_moment_leaves_nothing_running(tmp_pat
                 await r.ask(session=f"s{number}")
 
 
+async def test_work_that_is_stopped_before_its_first_step_gives_the_lease_back(tmp_path: Path) -> None:
+    async with replica(tmp_path) as r:
+        taken = await lease_of(r, "r1")
+        request = TurnRequest("acme", "s", "r1", "What is it?")
+        works = Works(r.sessions, r.peers, Options(), trace.NoOpTracer())
+        running = works.start(taken, request, LedgerRecorder(Deadline.after(5)))
+        running.stop()
+        async with asyncio.timeout(1):
+            await running.done.wait()
+        await r.ask("another?", timeout_s=1)
+
+
 async def test_a_stopping_replica_hands_its_turns_over(tmp_path: Path) -> None:
     generator = ScriptedGenerator([STARTED, GenerationDelta("It is "), 9.0])
     async with replica(tmp_path, owner="other") as other, replica(tmp_path, generator=generator) as r:
@@ -399,6 +417,41 @@ async def test_one_write_that_fails_ends_the_stream_and_loses_no_text(tmp_path: 
     everything = had + rest
     assert [entry.sequence for entry in everything] == list(range(len(everything)))
     assert text_of(everything) == end_of(everything).text == "It is so."
+
+
+async def test_the_plan_is_stored_before_a_tool_runs(tmp_path: Path) -> None:
+    stored: list[list[str]] = []
+
+    class Watching(ScriptedTools):
+        async def call(self, *args: Any, **kwargs: Any) -> ToolAnswer:
+            progress = await r.sessions.progress("acme", "s", 1, -1)
+            stored.append([e.event.call_id for e in progress.log if isinstance(e.event, ToolCallStarted)])
+            return await super().call(*args, **kwargs)
+
+    async with replica(tmp_path, tools=Watching({"calculator": SUM}), plan=PLAN) as r:
+        await r.ask()
+    assert stored == [["1", "2", "3"]] * 3
+
+
+async def test_what_was_settled_before_the_text_stays_settled(tmp_path: Path) -> None:
+    """The retriever was down when the answer began. That it is back for the next owner must not show."""
+    down = ScriptedRetriever(error(Reason.DEPENDENCY_UNAVAILABLE, "refused"))
+    slow = ScriptedGenerator([STARTED, GenerationDelta("It is "), 9.0])
+    async with (
+        replica(tmp_path, retriever=down, generator=slow) as r,
+        replica(tmp_path, owner="other", plan=PLAN, tools=ScriptedTools({"calculator": SUM})) as other,
+    ):
+        async with aclosing(r.stream(request_id="r1")) as stream:
+            had = []
+            async for entry in stream:
+                had.append(entry)
+                if isinstance(entry.event, TextDelta):
+                    break
+        rest = await other.ask(request_id="r1", resume_turn=1, after_sequence=had[-1].sequence)
+        assert other.retriever.queries == []
+        assert other.tools.calls == []
+    assert kinds(had + rest) == ["Started", "TextDelta", "TextDelta", "Finished"]
+    assert [d.stage for d in end_of(rest).degraded] == ["retrieval"]
 
 
 async def test_a_reader_elsewhere_takes_the_turn_over_when_its_owner_dies(tmp_path: Path) -> None:

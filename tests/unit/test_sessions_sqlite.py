@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,25 @@ async def test_a_result_that_nobody_waits_for_is_taken_back(tmp_path: Path) -> N
         left = await writer.run(count)
         assert left == (0 if isinstance(outcome, asyncio.CancelledError) else 1)
         await writer.run(lambda db: db.execute("DELETE FROM t"))
+    await writer.close()
+
+
+async def test_a_result_that_is_there_when_its_caller_is_cancelled_is_taken_back(tmp_path: Path) -> None:
+    writer = Writer(lambda: connect(tmp_path / "t.db"))
+    loop = asyncio.get_running_loop()
+
+    def cancel_behind_the_result() -> None:
+        time.sleep(0.05)  # meanwhile the thread hands the result over, which then stands before the cancelling
+        loop.call_soon(task.cancel)
+
+    def operation(db: sqlite3.Connection) -> None:
+        insert(1)(db)
+        loop.call_soon_threadsafe(cancel_behind_the_result)
+
+    task = asyncio.create_task(writer.run(operation, abandoned=lambda _: lambda db: db.execute("DELETE FROM t")))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await writer.run(count) == 0
     await writer.close()
 
 
