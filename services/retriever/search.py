@@ -77,10 +77,13 @@ def find(view: View, query: Query, embedder: Embedder | None) -> tuple[Hit, ...]
             fused = fuse(cosines, bm25, embedder.knowledge(query.text))
     if cosines is None:
         fused = bm25
+    chosen = _chosen(view, query, slots, fused)
+    if not query.explain:
+        return tuple(Hit(*view.entry(slot), float(fused[at]), {}, ()) for at, slot in chosen)
     wanted = {word for word in words if view.lexical.share(word) < _TELLS_NOTHING} or set(words)
     return tuple(
-        _hit(view, slot, float(fused[at]), _parts(at, cosines, bm25) if query.explain else {}, wanted)
-        for at, slot in _chosen(view, query, slots, fused)
+        Hit(*view.entry(slot), float(fused[at]), _parts(at, cosines, bm25), _highlights(view, slot, wanted))
+        for at, slot in chosen
     )
 
 
@@ -112,9 +115,9 @@ def _parts(at: int, cosines: Scores | None, bm25: Scores) -> Mapping[str, float]
     return parts
 
 
-def _hit(view: View, slot: int, score: float, parts: Mapping[str, float], wanted: set[str]) -> Hit:
-    entry = view.entry(slot)
-    return Hit(entry.document, entry.chunk, score, parts, highlights(entry.chunk.text, wanted))
+def _highlights(view: View, slot: int, wanted: set[str]) -> tuple[tuple[int, int], ...]:
+    _, chunk = view.entry(slot)
+    return highlights(chunk.text, wanted)
 
 
 def highlights(text: str, wanted: set[str]) -> tuple[tuple[int, int], ...]:
