@@ -12,12 +12,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 
 from weft.mesh.v1 import routing_pb2, routing_pb2_grpc, status_pb2, status_pb2_grpc
 
@@ -58,6 +60,11 @@ class Process:
                 self._arguments, env=self._environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT
             )
         return self
+
+    @property
+    def instance_id(self) -> str:
+        """Under which it registers; empty for what doesn't."""
+        return self._environ.get("WEFT_INSTANCE_ID", "")
 
     @property
     def pid(self) -> int:
@@ -164,6 +171,33 @@ class Mesh:
             if item.health == status_pb2.HEALTH_SERVING:
                 found.setdefault(item.instance.service, []).append(item.instance)
         return found
+
+    def restart(self, process: Process, within_s: float = READY_S) -> None:
+        """Start a service's process that ended, and wait until the mesh serves by it. (Its former record
+        may still be on the list.)"""
+        started_s = time.time()
+        process.start()
+
+        def back() -> bool:
+            if not process.running:
+                raise AssertionError(f"{process.name} ended while starting:\n{process.tail()}")
+            return any(
+                instance.id == process.instance_id and instance.start_time.ToNanoseconds() / 1e9 >= started_s
+                for instances in self.serving().values()
+                for instance in instances
+            )
+
+        eventually(back, within_s=within_s, what=f"{process.name} back")
+
+    def calls(self, service: str, method: str) -> Counter[str]:
+        """Calls of ``method`` begun so far, by version, as the instances' /metrics count them."""
+        counts: Counter[str] = Counter()
+        for instance in self.serving()[service]:
+            text = httpx.get(f"http://{instance.host}:{instance.metrics_port}/metrics", timeout=5).text
+            for line in text.splitlines():
+                if line.startswith("grpc_server_call_started_total") and f'/{method}"' in line:
+                    counts[instance.version] += int(float(line.rpartition(" ")[2]))
+        return counts
 
     def wait_ready(self, expected: Mapping[str, int], within_s: float = READY_S) -> None:
         """Wait until the mesh serves at least so many instances of each service."""

@@ -1,0 +1,110 @@
+"""What must cost no call, whatever the registry: the tests that a mesh with each of them has to pass.
+
+A test module derives a class from ``Survival`` and gives a module-wide fixture ``mesh`` with two of each
+service. One mesh serves the whole module; what a test kills it starts again. Bounds on time are generous,
+since machines are slow; bounds on failures are not: zero.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.load import driving
+from tests.support.mesh import SERVICES, Mesh, Process, eventually
+
+REPLICAS = dict.fromkeys(SERVICES, 2)
+LEAVES_WITHIN_S = 15.0
+
+
+def settle() -> None:
+    """Let callers run into what was done."""
+    time.sleep(3)
+
+
+def assert_nothing_failed(summary: dict[str, Any], at_least: int = 40) -> None:
+    print(summary)  # `pytest -rP` shows how much load there was
+    assert summary["failed"] == 0, summary
+    assert not summary["degraded"], summary
+    assert summary["ok"] >= at_least, summary
+
+
+def ids(mesh: Mesh) -> set[str]:
+    """Ids of the instances that the registry lists as serving."""
+    return {instance.id for instances in mesh.serving().values() for instance in instances}
+
+
+class Survival:
+    """Real processes, 40 callers, two of each service."""
+
+    @pytest.fixture(autouse=True)
+    def whole(self, mesh: Mesh) -> None:
+        """Each test begins with two of each service."""
+        for process in mesh.processes:
+            if process.running:
+                continue
+            if process.instance_id:
+                mesh.restart(process)
+            else:  # the control plane comes before the services
+                process.start()
+        mesh.wait_ready(REPLICAS)
+
+    @pytest.fixture
+    def canary(self, mesh: Mesh) -> Iterator[Process]:
+        """A lone orchestrator of another version."""
+        process = mesh.spawn_service("orchestrator", version="v2")
+        mesh.wait_ready({**REPLICAS, "orchestrator": 3})
+        yield process
+        mesh.clear_route("orchestrator")
+        process.kill()
+        mesh.processes.remove(process)
+        eventually(lambda: process.instance_id not in ids(mesh), within_s=30, what="the canary gone")
+
+    @pytest.mark.parametrize(
+        ("victim", "kind"),
+        [
+            ("retriever", "search"),
+            ("retriever", "ask"),
+            ("generator", "ask"),
+            ("tools", "ask"),
+            ("orchestrator", "ask"),
+        ],
+    )
+    def test_a_replica_that_is_killed_costs_no_call_and_leaves_the_list(
+        self, mesh: Mesh, victim: str, kind: str
+    ) -> None:
+        process = mesh.named(f"{victim}-")[0]
+        with driving(mesh, kind, seed=11) as load:
+            process.kill()
+            settle()
+        assert_nothing_failed(load.summary)
+        eventually(lambda: process.instance_id not in ids(mesh), within_s=LEAVES_WITHIN_S, what="the dead one gone")
+
+    def test_a_rolling_restart_of_every_service_costs_no_call(self, mesh: Mesh) -> None:
+        with driving(mesh, "ask", seed=12) as load:
+            for process in [p for service in SERVICES for p in mesh.named(f"{service}-")]:
+                assert process.terminate() == 0, process.tail()
+                mesh.restart(process)
+        assert_nothing_failed(load.summary)
+
+    def test_a_control_plane_that_is_away_for_30_s_costs_no_call(self, mesh: Mesh) -> None:
+        control_plane = mesh.named("controlplane")[0]
+        with driving(mesh, "ask", seed=13, pause_s=0.05) as load:
+            control_plane.kill()
+            time.sleep(30)
+            control_plane.start()
+            mesh.wait_ready(REPLICAS)
+            settle()
+        assert_nothing_failed(load.summary)
+
+    def test_a_lone_half_weight_canary_that_is_killed_costs_no_call(self, mesh: Mesh, canary: Process) -> None:
+        mesh.set_route("orchestrator", weights={"v1": 50, "v2": 50})
+        with driving(mesh, "ask", seed=15) as load:
+            time.sleep(1)
+            canary.kill()
+            settle()
+        assert_nothing_failed(load.summary)
+        assert load.summary["versions"].get("v2", 0) > 0, load.summary
