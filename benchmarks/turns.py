@@ -48,8 +48,6 @@ POINTERS: Final = frozenset(
         "she",
         "his",
         "her",
-        "one",
-        "ones",
         "such",
     ]
 )
