@@ -24,6 +24,7 @@ import typer
 
 from weft_cli import ports
 from weft_cli.local import LOG_FILE
+from weft_cli.lock import holder
 from weft_cli.running import FAILED, INTERRUPTED, OK
 from weft_cli.settings import environ, quiet_grpc
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     import weft
 
 DOCUMENTS: Final = ("README.md", "docs")
-FROM_DOCUMENTS: Final = "What happens when the registry is away?"
-FOLLOW_UP: Final = "And what about a canary that dies?"
+FROM_DOCUMENTS: Final = "What happens if the orchestrator dies?"
+FOLLOW_UP: Final = "And does it run a tool twice?"
 NEEDS_A_TOOL: Final = "What is 17 % of 2,340, and how many days are there from 2026-03-01 to 2026-12-24?"
 UNANSWERABLE: Final = "Who won the football world cup in 1998?"
 _ELSEWHERE: Final = ("WEFT_MESH", "WEFT_STORE", "WEFT_REGISTRY", "WEFT_TARGET", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -71,16 +72,18 @@ def main() -> int:
 @contextmanager
 def _mesh(data_dir: Path) -> Iterator[Path]:
     address = f"127.0.0.1:{ports.free_port('127.0.0.1', 9500)}"
-    _weft("up", "--data", str(data_dir), "--mesh", address, "--detach")
     try:
+        _weft("up", "--data", str(data_dir), "--mesh", address, "--detach")
         _weft("status", "--data", str(data_dir))
         yield data_dir
     except Exception:
-        lines = (data_dir / LOG_FILE).read_text(errors="replace").splitlines()
-        typer.echo("\n".join(["the mesh's last log lines:", *lines[-20:]]), err=True)
+        if holder(data_dir):  # otherwise `up` has told why
+            lines = (data_dir / LOG_FILE).read_text(errors="replace").splitlines()
+            typer.echo("\n".join(["the mesh's last log lines:", *lines[-20:]]), err=True)
         raise
     finally:
-        _weft("down", "--data", str(data_dir))
+        if holder(data_dir):
+            _weft("down", "--data", str(data_dir))
 
 
 def _weft(*arguments: str) -> None:

@@ -209,15 +209,16 @@ def detached(options: Options, replicas: str | None) -> int:
             [sys.executable, "-m", "weft_cli.main", *arguments],
             env=found, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
-    until_s = time.monotonic() + 2 * _READY_S
-    while time.monotonic() < until_s and process.poll() is None:
-        written = mesh_file(data_dir)
-        if written is not None and written.get("ready") and written.get("pid") == process.pid:
+    try:
+        if _came_up(process, data_dir):
             typer.echo(
                 f"mesh {options.mesh} is up, pid {process.pid} · logs {log_path} · weft down{data_option(data_dir)}"
             )
             return OK
-        time.sleep(0.1)
+    except BaseException:  # Ctrl-C: a mesh that nobody waits for must not be left behind
+        process.terminate()
+        process.wait()
+        raise
     if process.poll() is None:
         process.terminate()
     lines = log_path.read_text(errors="replace").splitlines()[-12:]
@@ -225,3 +226,13 @@ def detached(options: Options, replicas: str | None) -> int:
         "\n".join([*lines, f"weft: the mesh did not come up; all it said is in {log_path}"]), err=True, fg="red"
     )
     return process.wait() or FAILED
+
+
+def _came_up(process: subprocess.Popen[bytes], data_dir: Path) -> bool:
+    until_s = time.monotonic() + 2 * _READY_S
+    while time.monotonic() < until_s and process.poll() is None:
+        written = mesh_file(data_dir)
+        if written is not None and written.get("ready") and written.get("pid") == process.pid:
+            return True
+        time.sleep(0.1)
+    return False

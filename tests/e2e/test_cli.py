@@ -129,6 +129,21 @@ def test_documents_go_in_and_are_found_and_answered_from(weft_cli: Weft) -> None
     assert weft_cli.json("ask", "Who wrote the opera Aida?")["finish_reason"] == "abstained"
 
 
+def test_files_that_cannot_be_taken_in_are_named_and_the_good_one_is_in(weft_cli: Weft, tmp_path: Path) -> None:
+    (tmp_path / "empty.md").write_text("")
+    (tmp_path / "garbled.txt").write_bytes(b"\xff\xfe\xfa caf\xe9")
+    (tmp_path / "good.md").write_text("The lighthouse of Brann is forty metres tall.")
+    done = weft_cli.run("ingest", str(tmp_path), "-c", "mixed", "--json")
+    assert done.returncode == 1
+    result = json.loads(done.stdout)
+    assert result["documents"] == 1
+    assert {Path(f["source"]).name: f["error"]["reason"] for f in result["failed"]} == {
+        "empty.md": "DOCUMENT_EMPTY",
+        "garbled.txt": "DOCUMENT_UNREADABLE",
+    }
+    assert weft_cli.json("search", "lighthouse", "-c", "mixed")["hits"]
+
+
 def test_a_tool_is_called_where_the_question_needs_one(weft_cli: Weft) -> None:
     answer = weft_cli.json("ask", "What is 12 times 34?")
     assert "408" in answer["text"]
@@ -283,3 +298,37 @@ def test_config_prints_every_setting_with_secrets_masked_and_refuses_unknown_nam
     refused = config("check", WEFT_RETREIVER__INDEX="faiss:")
     assert refused.returncode == 2
     assert "WEFT_RETREIVER__INDEX is not a setting" in refused.stderr
+
+
+def test_the_demonstration_shows_everything_and_leaves_nothing(tmp_path: Path) -> None:
+    environ = clean_environ(TMPDIR=str(tmp_path))
+    command = [sys.executable, "-m", "weft_cli.demo"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, env=environ, cwd=ROOT, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    for part in ("sources", "ledger:", "397.8", "hold no answer", "OrchestratorService/Chat", "is down", "complete"):
+        assert part in done.stdout, f"{part} is missing\n{done.stdout}"
+    assert not list(tmp_path.glob("weft-demo-*"))
+
+
+def test_a_demonstration_without_documents_fails_and_says_why(tmp_path: Path) -> None:
+    environ = {**clean_environ(), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "weft_cli.demo"],
+        capture_output=True, text=True, timeout=60, env=environ, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no docs/ here" in done.stderr
+
+
+def test_ctrl_c_while_a_detached_mesh_comes_up_leaves_nothing_behind(tmp_path: Path) -> None:
+    arguments = ["up", "--detach", "--mesh", f"127.0.0.1:{free_port()}", "--data", str(tmp_path)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "weft_cli.main", *arguments], env=clean_environ(), cwd=ROOT
+    ) as process:
+        (background,) = eventually(lambda: psutil.Process(process.pid).children(), within_s=10, what="a child")
+        eventually(lambda: background.children(), within_s=20, what="the control plane")
+        everyone = background.children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(40) == 130
+    assert not [child for child in everyone if child.is_running()]
+    assert Weft(tmp_path, clean_environ()).run("down").returncode == 3

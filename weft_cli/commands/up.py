@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from weft_cli.running import FAILED, fail, run
+from weft_cli.running import FAILED, INTERRUPTED, fail, run
 from weft_cli.settings import DEFAULT_DATA_DIR, data_option
 
 
@@ -55,6 +55,8 @@ def up(
         if detach:
             raise typer.Exit(detached(options, replicas))
         run(foreground(options))
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
     except Held as exc:
         fail(
             f"a mesh runs on {data} already, pid {exc.pid}; "
