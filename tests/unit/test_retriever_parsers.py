@@ -58,6 +58,28 @@ def test_line_breaks_in_chinese_stand_for_nothing() -> None:
     assert markdown.parse("第一行\n第二行\nand\nmore".encode()).text == "第一行第二行and more"
 
 
+def test_a_long_text_is_parsed_in_pieces_and_comes_out_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "".join(
+        f"# Part {n}\n\n" + "words *and* more\n" * 3 + "\n```\na\n\n# no heading\n```\n\n" for n in range(60)
+    )
+    whole = markdown.parse(source.encode())
+    monkeypatch.setattr(markdown, "PIECE_CHARS", 200)
+    pieces = list(markdown._pieces(source))
+    assert len(pieces) > 10
+    assert "".join(pieces) == source
+    assert markdown.parse(source.encode()) == whole
+
+
+def test_a_text_without_line_ends_still_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(markdown, "PIECE_CHARS", 1_000)
+    assert [len(piece) for piece in markdown._pieces("x" * 250_000)] == [100_000, 100_000, 50_000]
+
+
+def test_a_text_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(markdown, "MAX_PARSE_S", 0.0)
+    assert reason_of(b"text", "text/markdown").reason == "DOCUMENT_TOO_LARGE"
+
+
 def test_text_has_paragraphs_and_a_title_that_looks_like_one() -> None:
     parsed = text.parse(b"\xef\xbb\xbfThe Title\r\n\r\nFirst\r\nparagraph.\r\n\r\nSecond.")
     assert parsed.title == "The Title"

@@ -4,12 +4,17 @@ The extracted text is what a reader sees: headings, paragraphs, list items behin
 rows with their cells apart by " | ", code as it stands; link targets and HTML tags are gone. Each heading,
 paragraph, item, row and code block is a block of its own. The title is the front matter's, else the first
 heading of level 1.
+
+A parse needs some hundred times the memory of its text, and for texts made to be hard also the time. So a
+long text is parsed piece by piece, cut at blank lines outside of code, and given up after ``MAX_PARSE_S``.
+A piece does not know the link definitions of another: their marks then stay in the text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from markdown_it import MarkdownIt
@@ -17,7 +22,12 @@ from markdown_it.token import Token
 
 from services.retriever.parsers.text import MAX_TITLE_CHARS, decode
 from services.retriever.types import Block, BlockKind, Parsed
+from weft.errors import Reason, error
 
+MAX_PARSE_S: Final = 60.0
+PIECE_CHARS: Final = 1 << 18
+_LINE: Final = re.compile(r"[^\n]{0,100000}\n?")
+_FENCE: Final = re.compile(r" {0,3}(```|~~~)")
 _FRONT_MATTER: Final = re.compile(
     r"\A---[^\S\n]*\n(?=[\w-]+[^\S\n]*:)(.*?\n)(?:---|\.\.\.)[^\S\n]*(?:\n|\Z)", re.DOTALL
 )
@@ -30,7 +40,8 @@ def parse(data: bytes) -> Parsed:
     """Parse the bytes of a Markdown text.
 
     Raises:
-        WeftError: DOCUMENT_UNREADABLE when they are not UTF-8 text.
+        WeftError: DOCUMENT_UNREADABLE when they are not UTF-8 text, DOCUMENT_TOO_LARGE when they take too
+            long to parse.
     """
     source = decode(data)
     title = ""
@@ -40,10 +51,33 @@ def parse(data: bytes) -> Parsed:
         title = named.group(1) if named else ""
         source = source[front.end() :]
     page = _Page()
-    page.read(MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(source))
+    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    began_s = time.monotonic()
+    for piece in _pieces(source):
+        if time.monotonic() - began_s > MAX_PARSE_S:
+            raise error(
+                Reason.DOCUMENT_TOO_LARGE,
+                f"the document was not parsed as Markdown within {MAX_PARSE_S:.0f} s; split it, or send it as text",
+                max_parse_s=MAX_PARSE_S,
+            )
+        page.read(parser.parse(piece))
     text = "".join(page.parts)
     first = next((text[b.start : b.end] for b in page.blocks if b.kind is BlockKind.HEADING and b.level == 1), "")
     return Parsed(text, tuple(page.blocks), " ".join((title or first).split())[:MAX_TITLE_CHARS])
+
+
+def _pieces(source: str) -> Iterator[str]:
+    """The text in pieces of ``PIECE_CHARS`` or a little more, each a whole number of paragraphs where it can be."""
+    start, fenced = 0, False
+    for line in _LINE.finditer(source):
+        size = line.end() - start
+        if _FENCE.match(line.group()):
+            fenced = not fenced
+        if size >= 2 * PIECE_CHARS or (size >= PIECE_CHARS and not fenced and not line.group().strip()):
+            yield source[start : line.end()]
+            start, fenced = line.end(), False
+    if start < len(source):
+        yield source[start:]
 
 
 class _Page:
