@@ -37,14 +37,9 @@ def rows(settings: type[BaseSettings], *, skip: frozenset[str] = frozenset()) ->
             continue
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            for inner, inner_info in kind.model_fields.items():
-                found.append(
-                    row(
-                        f"WEFT_{name}__{inner}".upper(),
-                        inner_info.get_default(call_default_factory=True),
-                        inner_info.description,
-                    )
-                )
+            for inner, item in kind.model_fields.items():
+                default = item.get_default(call_default_factory=True)
+                found.append(row(f"WEFT_{name}__{inner}".upper(), default, item.description))
         else:
             alias = info.validation_alias
             variable = alias if isinstance(alias, str) else f"WEFT_{name}".upper()
@@ -64,7 +59,8 @@ def config_page() -> str:
         "# Configuration",
         NOTE,
         "Everything is set by environment variables. A `WEFT_` name that nobody reads is refused at start, so a typo",
-        "can't run as a default. `weft config check` checks them, `weft config print` shows what is in force, secrets masked.",
+        "can't run as a default. `weft config check` checks them, `weft config print` shows what is in force, secrets",
+        "masked.",
         "",
         "## All processes",
         "",
@@ -86,9 +82,9 @@ def errors_page() -> str:
     lines = [
         "# Errors",
         NOTE,
-        "Every failed call has a canonical gRPC code and exactly one `google.rpc.ErrorInfo` with domain `weft.dev` and one of",
-        "these reasons. Messages may change, reasons and metadata keys do not. *Retry* says whether the same call may simply be",
-        "made again; where a `RetryInfo` comes along, wait as long as it says.",
+        "Every failed call has a canonical gRPC code and exactly one `google.rpc.ErrorInfo`, domain `weft.dev`, with",
+        "one of these reasons. Messages may change, reasons and metadata keys do not. *Retry* says whether the same call",
+        "may simply be made again; where a `RetryInfo` comes along, wait as long as it says.",
         "",
         "| Reason | Code | Retry | When |",
         "|---|---|---|---|",
