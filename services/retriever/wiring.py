@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -38,7 +37,7 @@ _SWEEP_PAUSE_S = 0.2
 @asynccontextmanager
 async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[Binding]]:
     """The retriever's servicer, ready to serve: the log is open and all that is in it is loaded."""
-    options, cores = settings.retriever, os.cpu_count() or 1
+    options = settings.retriever
     async with AsyncExitStack() as stack:
         log = await sqlite.open(settings.store_dir / "log.db")
         stack.push_async_callback(log.close)
