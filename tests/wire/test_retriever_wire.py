@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from pathlib import Path
 
 import grpc
 import pytest
 
+from mesh.settings import load
+from services.retriever.settings import Settings
 from tests.support.retriever_server import epoch_of, failure, header, served, start
 from weft import names
 from weft.common.v1 import epoch_pb2
+from weft.errors import WeftError
 from weft.retriever.v1 import retriever_pb2 as pb
 
 GUIDE = "# Guide\n\nHow to begin.\n\n## Setup\n\nInstall the frobnicator with care. " + "It takes a while. " * 60
@@ -222,8 +227,32 @@ async def test_searches_and_ingests_run_beside_each_other(tmp_path: Path) -> Non
         assert len(listed.documents) == 121
 
 
-async def test_a_store_that_is_no_database_keeps_the_service_from_starting(tmp_path: Path) -> None:
+async def test_a_corrupt_store_ends_the_process_with_a_clear_word(tmp_path: Path) -> None:
     (tmp_path / "log.db").write_bytes(b"\0garbage" * 999)
-    with pytest.raises(Exception, match="damaged or not a Weft store"):
-        async with served(tmp_path):
-            pass
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.retriever"),
+        env={**os.environ, "WEFT_STORE": f"sqlite:///{tmp_path}", "WEFT_RETRIEVER__EMBEDDER": "none:"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 1
+    assert "STORE_CORRUPT" in out.decode()
+    assert str(tmp_path / "log.db") in out.decode()
+    assert "Traceback" not in out.decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("WEFT_RETRIEVER__INDEX", "chroma:", "there are faiss"),
+        ("WEFT_RETRIEVER__EMBEDDER", "no url", "is not a URL"),
+        ("WEFT_RETRIEVER__SEARCH_THREADS", "-1", "WEFT_RETRIEVER__SEARCH_THREADS"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(WeftError, match=says):
+        load(Settings)
