@@ -51,12 +51,6 @@ class Stages:
             except TimeoutError as exc:
                 raise deadlines.exceeded(f"in the stage {name}", budget_s) from exc
 
-    @contextmanager
-    def noted(self, name: str) -> Iterator[None]:
-        """A stage too short for a span: in the ledger only."""
-        with self._ledger.stage(name):
-            yield
-
     def elapsed_ms(self) -> float:
         """Milliseconds since the turn was asked for."""
         return self._ledger.elapsed_ms()

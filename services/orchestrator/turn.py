@@ -177,14 +177,17 @@ class TurnRun:
         request = self._request
         if request.tools is not None and not request.tools:
             return []
-        with self._stages.noted("planning"):
-            try:
+        try:
+            async with self._stages.timed("planning"):
                 specs = await self._peers.catalogue.specs()
-            except WeftError as err:
-                self._degraded.append(ladder.without_tools(err))
-                return []
-            allowed = _allowed(specs, request.tools)
-            return await self._peers.planner.plan(request.question, allowed, self._today(), self._history)
+                usable = specs if request.tools is None else [spec for spec in specs if spec.name in request.tools]
+                plan = await self._peers.planner.plan(request.question, usable, self._today(), self._history)
+        except WeftError as err:
+            self._degraded.append(ladder.without_tools(err))
+            return []
+        if request.tools is not None:
+            _check_known(request.tools, specs)
+        return plan
 
     async def _call(self, call: ToolCallStarted, at_once: asyncio.Semaphore, budget_s: float) -> None:
         started_s = time.monotonic()
@@ -258,9 +261,7 @@ class TurnRun:
         return LedgerLine("append", max(0.0, start_ms), self._outbox.writing_s * 1_000, 0.0, "OK")
 
 
-def _allowed(specs: Sequence[ToolSpec], wanted: frozenset[str] | None) -> Sequence[ToolSpec]:
-    if wanted is None:
-        return specs
+def _check_known(wanted: frozenset[str], specs: Sequence[ToolSpec]) -> None:
     known = {spec.name for spec in specs}
     for name in sorted(wanted - known):
         raise error(
@@ -269,7 +270,6 @@ def _allowed(specs: Sequence[ToolSpec], wanted: frozenset[str] | None) -> Sequen
             field="tools",
             tool=name,
         )
-    return [spec for spec in specs if spec.name in wanted]
 
 
 def _describe(span: Span, end: GenerationFinished) -> None:

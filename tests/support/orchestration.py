@@ -138,11 +138,14 @@ class ScriptedPlanner:
 
     calls: list[PlannedCall] = field(default_factory=list)
     asked: list[tuple[str, list[str]]] = field(default_factory=list)
+    hold: asyncio.Event | None = None
 
     async def plan(
         self, question: str, tools: Sequence[ToolSpec], today: datetime.date, history: Sequence[Exchange]
     ) -> list[PlannedCall]:
         self.asked.append((question, [tool.name for tool in tools]))
+        if self.hold is not None:
+            await self.hold.wait()
         return list(self.calls)
 
 

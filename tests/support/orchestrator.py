@@ -182,7 +182,7 @@ class House:
 
 @asynccontextmanager
 async def house(
-    place: Path, *, replicas: int = 1, down: Sequence[str] = (), lease_s: float = 2.0
+    place: Path, *, replicas: int = 1, down: Sequence[str] = (), lease_s: float = 5.0
 ) -> AsyncIterator[House]:
     """``replicas`` orchestrators; peers named in ``down`` are not there."""
     spans = InMemorySpanExporter()

@@ -86,6 +86,23 @@ async def lease_of(r: Replica, request_id: str, session: str = "s", question: st
     return outcome
 
 
+class Reader:
+    """Reads a turn in a task of its own; what it has so far can be seen."""
+
+    def __init__(self, r: Replica, **fields: Any) -> None:
+        self.had: list[Entry] = []
+        self.task = asyncio.create_task(self._read(r, fields))
+
+    async def _read(self, r: Replica, fields: dict[str, Any]) -> list[Entry]:
+        async with aclosing(r.stream(**fields)) as stream:
+            async for entry in stream:
+                self.had.append(entry)
+        return self.had
+
+    async def has_text(self) -> None:
+        await eventually(lambda: text_of(self.had) != "")
+
+
 # -- new, again, other --------------------------------------------------------------------------------
 
 
@@ -227,15 +244,16 @@ async def test_the_same_request_joins_the_running_turn(tmp_path: Path, elsewhere
     generator = ScriptedGenerator([STARTED, GenerationDelta("It is "), hold, GenerationDelta("woven."), END])
     async with replica(tmp_path, generator=generator) as r, replica(tmp_path, owner="other") as other:
         joining = other if elsewhere else r
-        async with asyncio.TaskGroup() as tasks:
-            first = tasks.create_task(r.ask(request_id="r1"))
-            await eventually(lambda: generator.active == 1)
-            second = tasks.create_task(joining.ask(request_id="r1"))
-            third = tasks.create_task(joining.ask(request_id="r1", resume_turn=1, after_sequence=1))
-            await asyncio.sleep(0.1)
-            hold.set()
-    assert first.result() == second.result()
-    assert third.result() == first.result()[2:]
+        first = Reader(r, request_id="r1")
+        await first.has_text()
+        second = Reader(joining, request_id="r1")
+        third = Reader(joining, request_id="r1", resume_turn=1, after_sequence=1)
+        await second.has_text()
+        await third.has_text()
+        hold.set()
+        entries = await first.task
+        assert await second.task == entries
+        assert await third.task == entries[2:]
     assert len(generator.prompts) == 1
     assert other.generator.prompts == []
 
@@ -252,26 +270,45 @@ async def test_a_reader_that_stays_keeps_the_turn_running(tmp_path: Path) -> Non
     hold = asyncio.Event()
     generator = ScriptedGenerator([STARTED, GenerationDelta("It is "), hold, GenerationDelta("woven."), END])
     async with replica(tmp_path, generator=generator) as r:
-        leaving = asyncio.create_task(r.ask(request_id="r1"))
-        await eventually(lambda: generator.active == 1)
-        staying = asyncio.create_task(r.ask(request_id="r1"))
-        await asyncio.sleep(0.05)
-        leaving.cancel()
+        leaving = Reader(r, request_id="r1")
+        await leaving.has_text()
+        staying = Reader(r, request_id="r1")
+        await staying.has_text()
+        leaving.task.cancel()
+        await asyncio.gather(leaving.task, return_exceptions=True)
         await asyncio.sleep(0.05)
         assert generator.active == 1
         hold.set()
-        assert text_of(await staying) == "It is woven."
+        assert text_of(await staying.task) == "It is woven."
+    assert len(generator.prompts) == 1
 
 
 async def test_a_reader_with_more_time_outlives_the_one_who_began(tmp_path: Path) -> None:
-    generator = ScriptedGenerator([STARTED, GenerationDelta("It is "), 9.0], says("It is woven."))
-    async with replica(tmp_path, generator=generator) as r:
-        hasty = asyncio.create_task(r.ask(request_id="r1", timeout_s=0.3, tools=frozenset()))
-        await eventually(lambda: generator.active == 1)
-        patient = asyncio.create_task(r.ask(request_id="r1", timeout_s=5.0, tools=frozenset()))
-        entries = await hasty
-        assert end_of(entries).degraded[-1].fallback == "partial_answer"
-        assert await patient == entries  # the turn is over: what was shown is the answer
+    hold = asyncio.Event()
+
+    class Slow:
+        def __init__(self, sessions: Sessions) -> None:
+            self._sessions = sessions
+
+        async def append(self, lease: Any, entries: Sequence[Entry]) -> None:
+            await hold.wait()
+            await self._sessions.append(lease, entries)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._sessions, name)
+
+    async with replica(tmp_path, wrap=Slow) as r:  # type: ignore[arg-type]
+        hasty = Reader(r, request_id="r1", timeout_s=0.5)
+        await eventually(lambda: bool(hasty.had))
+        patient = Reader(r, request_id="r1", timeout_s=9.0)
+        await eventually(lambda: bool(patient.had))
+        with pytest.raises(WeftError) as caught:
+            await hasty.task
+        assert caught.value.reason == Reason.DEADLINE_EXCEEDED
+        hold.set()
+        entries = await patient.task
+    assert text_of(entries) == "It is woven."
+    assert [entry.sequence for entry in entries] == list(range(len(entries)))
 
 
 # -- leaving ------------------------------------------------------------------------------------------
@@ -284,9 +321,9 @@ async def test_a_caller_that_leaves_stops_the_model_at_once_and_frees_the_sessio
             async for entry in stream:
                 if isinstance(entry.event, TextDelta):
                     break
-        await eventually(lambda: generator.active == 0, within_s=0.2)
+        await eventually(lambda: generator.active == 0, within_s=2)
         # Nothing waits for a lease to expire (5 s): neither another turn nor the same one.
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(3):
             await r.ask("another?")
             entries = await r.ask(request_id="r1", resume_turn=1, after_sequence=entry.sequence)
     assert text_of(entries) == "woven."
@@ -324,15 +361,14 @@ async def test_work_that_is_stopped_before_its_first_step_gives_the_lease_back(t
 async def test_a_stopping_replica_hands_its_turns_over(tmp_path: Path) -> None:
     generator = ScriptedGenerator([STARTED, GenerationDelta("It is "), 9.0])
     async with replica(tmp_path, owner="other") as other, replica(tmp_path, generator=generator) as r:
-        task = asyncio.create_task(r.ask(request_id="r1"))
-        await eventually(lambda: generator.active == 1)
-        await asyncio.sleep(0.05)
+        reader = Reader(r, request_id="r1")
+        await reader.has_text()
         await r.agent.__aexit__()
         with pytest.raises(WeftError) as caught:
-            await task
+            await reader.task
         assert caught.value.reason == Reason.SHUTTING_DOWN
         assert caught.value.retryable
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(3):
             entries = await other.ask(request_id="r1", resume_turn=1, after_sequence=2)
     assert text_of(entries) == "woven."
 
@@ -511,15 +547,16 @@ async def test_a_lease_that_is_renewed_outlasts_its_first_term(tmp_path: Path) -
     hold = asyncio.Event()
     generator = ScriptedGenerator([STARTED, GenerationDelta("It is "), hold, GenerationDelta("woven."), END])
     async with (
-        replica(tmp_path, generator=generator, limits=Limits(lease_s=1.5)) as r,
-        replica(tmp_path, owner="other", limits=Limits(lease_s=1.5)) as other,
+        replica(tmp_path, generator=generator, limits=Limits(lease_s=2.0)) as r,
+        replica(tmp_path, owner="other", limits=Limits(lease_s=2.0)) as other,
     ):
-        first = asyncio.create_task(r.ask(request_id="r1"))
-        await eventually(lambda: generator.active == 1)
-        second = asyncio.create_task(other.ask(request_id="r1"))
-        await asyncio.sleep(2.5)
+        first = Reader(r, request_id="r1")
+        await first.has_text()
+        second = Reader(other, request_id="r1")
+        await second.has_text()
+        await asyncio.sleep(3)
         hold.set()
-        assert await first == await second
+        assert await first.task == await second.task
     assert other.generator.prompts == []
 
 
@@ -584,14 +621,15 @@ async def test_a_wrong_sequence_does_not_harm_the_turn(tmp_path: Path) -> None:
 
 
 async def test_a_session_deleted_under_a_running_turn_ends_it(tmp_path: Path) -> None:
-    generator = ScriptedGenerator([STARTED, GenerationDelta("It is "), 0.2, GenerationDelta("woven."), END])
+    hold = asyncio.Event()
+    generator = ScriptedGenerator([STARTED, GenerationDelta("It is "), hold, GenerationDelta("woven."), END])
     async with replica(tmp_path, generator=generator) as r:
-        task = asyncio.create_task(r.ask(request_id="r1"))
-        await eventually(lambda: generator.active == 1)
-        await asyncio.sleep(0.05)
+        reader = Reader(r, request_id="r1")
+        await reader.has_text()
         await r.sessions.delete("acme", "s")
+        hold.set()
         with pytest.raises(WeftError) as caught:
-            await task
+            await reader.task
     assert caught.value.reason == Reason.SESSION_NOT_FOUND
 
 

@@ -80,12 +80,12 @@ async def test_the_end_carries_what_the_model_said_and_the_ledger(tmp_path: Path
 
 
 async def test_retrieval_and_tools_run_side_by_side(tmp_path: Path) -> None:
-    tools = ScriptedTools({"calculator": SUM}, delay_s=0.2)
-    async with replica(tmp_path, retriever=ScriptedRetriever(delay_s=0.2), tools=tools, plan=calculator(3)) as r:
+    tools = ScriptedTools({"calculator": SUM}, delay_s=0.5)
+    async with replica(tmp_path, retriever=ScriptedRetriever(delay_s=0.5), tools=tools, plan=calculator(3)) as r:
         began_s = time.monotonic()
         entries = await r.ask()
         took_s = time.monotonic() - began_s
-    assert took_s < 0.35  # in sequence: 0.8
+    assert took_s < 1.2  # in sequence: 2.0
     assert kinds(entries)[:4] == ["Started", "ToolCallStarted", "ToolCallStarted", "ToolCallStarted"]
     assert set(kinds(entries)[4:8]) == {"Retrieved", "ToolResult"}
     assert [result.text for result in r.generator.prompts[0].tool_results] == ["6 * 7 = 42"] * 3
@@ -157,7 +157,7 @@ async def test_without_retriever_session_and_tools_answer(tmp_path: Path) -> Non
 
 
 async def test_a_retriever_that_hangs_is_left_behind(tmp_path: Path) -> None:
-    async with replica(tmp_path, retriever=ScriptedRetriever(delay_s=9.0), options=Options(stage_s=0.1)) as r:
+    async with replica(tmp_path, retriever=ScriptedRetriever(delay_s=9.0), options=Options(stage_s=0.5)) as r:
         entries = await r.ask()
     assert text_of(entries) == "It is woven."
     assert end_of(entries).degraded[0].reason == "DEADLINE_EXCEEDED"
@@ -196,6 +196,14 @@ async def test_without_tools_service_the_documents_answer(tmp_path: Path) -> Non
     assert text_of(entries) == "It is woven."
     assert [(d.stage, d.fallback) for d in end_of(entries).degraded] == [("tools", "without_tools")]
     assert tools.listed == 1  # the failure is remembered for a while
+
+
+async def test_a_planner_that_hangs_is_left_behind(tmp_path: Path) -> None:
+    async with replica(tmp_path, options=Options(stage_s=0.5)) as r:
+        r.planner.hold = asyncio.Event()
+        entries = await r.ask()
+    assert text_of(entries) == "It is woven."
+    assert [(d.stage, d.reason) for d in end_of(entries).degraded] == [("tools", "DEADLINE_EXCEEDED")]
 
 
 async def test_a_tools_service_that_dies_between_plan_and_call_is_told_once(tmp_path: Path) -> None:
@@ -238,7 +246,7 @@ async def test_with_everything_down_a_turn_still_ends_and_says_why(tmp_path: Pat
 
 async def test_out_of_time_while_writing_ends_with_what_is_there(tmp_path: Path) -> None:
     generator = ScriptedGenerator([STARTED, GenerationDelta("It is "), 9.0])
-    async with replica(tmp_path, generator=generator, options=Options(stage_s=0.15)) as r:
+    async with replica(tmp_path, generator=generator, options=Options(stage_s=0.5)) as r:
         entries = await r.ask()
         finished = end_of(entries)
         assert (finished.text, finished.reason) == ("It is ", FinishReason.LENGTH)
@@ -247,7 +255,7 @@ async def test_out_of_time_while_writing_ends_with_what_is_there(tmp_path: Path)
 
 
 async def test_a_model_that_never_begins_is_left_behind(tmp_path: Path) -> None:
-    async with replica(tmp_path, generator=ScriptedGenerator([9.0]), options=Options(stage_s=0.15)) as r:
+    async with replica(tmp_path, generator=ScriptedGenerator([9.0]), options=Options(stage_s=0.5)) as r:
         finished = end_of(await r.ask())
     assert finished.degraded[-1].fallback == "passages_only"
     assert finished.degraded[-1].reason == "DEADLINE_EXCEEDED"
@@ -329,7 +337,7 @@ async def test_a_slow_models_pieces_come_one_by_one_without_waiting(tmp_path: Pa
             if isinstance(entry.event, TextDelta):
                 arrived.append((entry.event.text, time.monotonic()))
     assert [text for text, _ in arrived] == ["a", "b", "c"]
-    assert arrived[2][1] - arrived[0][1] == pytest.approx(0.12, abs=0.05)
+    assert 0.1 < arrived[2][1] - arrived[0][1] < 1
 
 
 async def test_a_piece_that_waits_for_company_leaves_after_the_interval(tmp_path: Path) -> None:
