@@ -177,7 +177,7 @@ class Client:
             request_id=uuid.uuid4().hex,
             question=_text("question", question),
             collection=collection_name,
-            top_k=_count("top_k", top_k),
+            top_k=_count("top_k", top_k, 20),
             model=_text("model", model or ""),
             tools=["-"] if tools is not None and not tools else [_text("tools", tool) for tool in tools or ()],
             allow_cached=allow_cached,
@@ -226,7 +226,7 @@ class Client:
         request = retriever_pb2.SearchRequest(
             collection=collection_name,
             query=_text("query", query),
-            top_k=_count("top_k", top_k),
+            top_k=_count("top_k", top_k, 100),
             allow_cached=allow_cached,
         )
         self._set_min_epoch(request, min_epoch)
@@ -350,9 +350,9 @@ def _text(field: str, value: str) -> str:
     return value
 
 
-def _count(field: str, value: int | None) -> int | None:
-    if value is not None and not 0 <= value < 2**32:  # the service knows the true range, the wire this one
-        raise error(Reason.INVALID_FIELD, f"{field} is {value}; allowed is 1 or more", field=field, value=value)
+def _count(field: str, value: int | None, high: int) -> int | None:
+    if value is not None and not 0 <= value < 2**32:  # the service checks the range, the wire carries this one only
+        raise error(Reason.INVALID_FIELD, f"{field}: is {value}; allowed is 1 to {high}", field=field, value=value)
     return value
 
 

@@ -23,6 +23,7 @@ may change, reasons and metadata keys may not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
@@ -36,6 +37,9 @@ from weft.common.v1 import error_pb2
 
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
 _MAX_MESSAGE_CHARS: Final = 2_000  # a status travels in trailers, which peers limit to 8 KiB
+# How gRPC itself refuses a message, whoever notices it.
+_OVERSIZED: Final = re.compile(r"(CLIENT|SERVER): (Sent|Received) message larger than max \((\d+) vs\. (\d+)\)")
+_OVERSIZED_REQUEST: Final = (("CLIENT", "Sent"), ("SERVER", "Received"))
 
 
 class Reason(StrEnum):
@@ -255,7 +259,7 @@ _REASON_OF_BARE_CODE: Final[Mapping[grpc.StatusCode, Reason]] = {
     _C.CANCELLED: Reason.CANCELLED,
     _C.UNAVAILABLE: Reason.DEPENDENCY_UNAVAILABLE,
     _C.UNIMPLEMENTED: Reason.NOT_IMPLEMENTED,
-    _C.RESOURCE_EXHAUSTED: Reason.MESSAGE_TOO_LARGE,
+    _C.RESOURCE_EXHAUSTED: Reason.OVERLOADED,
     _C.INVALID_ARGUMENT: Reason.INVALID_FIELD,
 }
 
@@ -308,7 +312,21 @@ def from_rpc_error(rpc_error: grpc.RpcError | grpc.aio.AioRpcError) -> WeftError
             status = status_pb2.Status()
             status.ParseFromString(value)
             return _from_details(cls, code, message, status)
-    return cls(_REASON_OF_BARE_CODE.get(code, Reason.INTERNAL), message, code=code)
+    return _oversized(message) or cls(_REASON_OF_BARE_CODE.get(code, Reason.INTERNAL), message, code=code)
+
+
+def _oversized(details: str) -> WeftError | None:
+    found = _OVERSIZED.search(details)
+    if found is None:
+        return None
+    side, direction, size_bytes, max_bytes = found.groups()
+    what, remedy = ("request", "send less") if (side, direction) in _OVERSIZED_REQUEST else ("reply", "ask for less")
+    return error(
+        Reason.MESSAGE_TOO_LARGE,
+        f"the {what} has {size_bytes} bytes; a message may have {max_bytes}: {remedy}",
+        size_bytes=size_bytes,
+        max_bytes=max_bytes,
+    )
 
 
 def _from_details(cls: type[WeftError], code: grpc.StatusCode, message: str, status: status_pb2.Status) -> WeftError:

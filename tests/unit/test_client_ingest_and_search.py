@@ -203,3 +203,5 @@ async def test_a_message_larger_than_4_mib_is_refused_and_harms_nothing(server: 
             await c.search("x" * (4 * 1024 * 1024 + 1))
         await c.search("x")
     assert failure.value.reason == "MESSAGE_TOO_LARGE"
+    assert "a message may have 4194304: send less" in failure.value.message
+    assert failure.value.metadata["max_bytes"] == "4194304"

@@ -7,7 +7,7 @@ import pytest
 
 from weft import errors
 from weft.common.v1 import error_reason_pb2
-from weft.errors import TABLE, Reason, error, from_proto, to_proto
+from weft.errors import TABLE, Reason, error, from_proto, from_rpc_error, to_proto
 
 
 def test_every_reason_of_the_contract_has_a_code() -> None:
@@ -31,3 +31,32 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     classes = {cls.__name__ for cls in errors.WeftError.__subclasses__()}
     drawn = {line.split("── ")[1].split()[0] for line in (errors.__doc__ or "").splitlines() if "── " in line}
     assert drawn == classes
+
+
+@pytest.mark.parametrize(
+    ("details", "reason", "message"),
+    [
+        (
+            "CLIENT: Sent message larger than max (4194384 vs. 4194304)",
+            Reason.MESSAGE_TOO_LARGE,
+            "the request has 4194384 bytes; a message may have 4194304: send less",
+        ),
+        (
+            "SERVER: Received message larger than max (5 vs. 4)",
+            Reason.MESSAGE_TOO_LARGE,
+            "the request has 5 bytes; a message may have 4: send less",
+        ),
+        (
+            "CLIENT: Received message larger than max (5 vs. 4)",
+            Reason.MESSAGE_TOO_LARGE,
+            "the reply has 5 bytes; a message may have 4: ask for less",
+        ),
+        ("Concurrent RPC limit exceeded!", Reason.OVERLOADED, "Concurrent RPC limit exceeded!"),
+    ],
+)
+def test_what_grpc_itself_refuses_gets_a_reason_and_words(details: str, reason: Reason, message: str) -> None:
+    bare = grpc.aio.AioRpcError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details
+    )
+    err = from_rpc_error(bare)
+    assert (type(err), err.reason, err.message) == (errors.ResourceExhausted, reason, message)
