@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 from grpc._cython import cygrpc  # the only place where ExecuteBatchError can be had
 from opentelemetry import context as otel_context
@@ -87,7 +88,9 @@ class IncomingCalls(aio.ServerInterceptor):
         inner, make = shapes[handler.request_streaming, handler.response_streaming]
         return make(
             self._around(path, inner),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=(
+                handler.request_deserializer if handler.request_streaming else _forgiving(handler.request_deserializer)
+            ),
             response_serializer=handler.response_serializer,
         )
 
@@ -141,10 +144,17 @@ class IncomingCalls(aio.ServerInterceptor):
         span.set_attribute(names.REQUEST_ID, companions.request_id)
         with call_context.bind(companions), call_deadline.bind(deadline):
             try:
+                if isinstance(request, DecodeError):
+                    raise request
                 async with asyncio.timeout(deadline.remaining_s()) as scope:
                     response = await inner(request, context)
             except WeftError:
                 raise
+            except DecodeError as exc:
+                raise error(
+                    Reason.INVALID_FIELD,
+                    f"the request can't be read: {exc}; send a message of the contract, its texts in UTF-8",
+                ) from exc
             except TimeoutError as exc:
                 if scope.expired():
                     raise call_deadline.exceeded("handling the call", deadline.given_s) from exc
@@ -167,6 +177,18 @@ class IncomingCalls(aio.ServerInterceptor):
 
 def _no_span(_path: str, _context: aio.ServicerContext, _attributes: Mapping[str, str]) -> Span:
     return trace.INVALID_SPAN
+
+
+def _forgiving(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Hands what can't be decoded to the handler as the exception: raised here, gRPC would call it UNKNOWN."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError as exc:
+            return exc
+
+    return read
 
 
 def _internal(exc: Exception, span: Span) -> WeftError:
