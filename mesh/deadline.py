@@ -57,11 +57,12 @@ class Deadline:
 
 def exceeded(doing: str, given_s: float) -> WeftError:
     """The error of a deadline that passed while ``doing``."""
+    given = f"{given_s:.3f}" if given_s >= 0.001 else f"{given_s:.1g}"
     return error(
         Reason.DEADLINE_EXCEEDED,
-        f"the deadline of {given_s:.3f} s passed while {doing}; give more time or ask for less",
+        f"the deadline of {given} s passed while {doing}; give more time or ask for less",
         doing=doing,
-        given_s=f"{given_s:.3f}",
+        given_s=given,
     )
 
 

@@ -24,6 +24,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from weft.errors import Reason, error
+
 _MAX_HEADER_BYTES: Final = 8 * 1024
 _MAX_CONNECTIONS: Final = 64
 _IDLE_S: Final = 65  # longer than the usual scrape interval of 15 to 60 s, so that connections are kept
@@ -41,7 +43,7 @@ async def http_endpoint(
         healthy: whether this process serves; asked at each request, must not block.
 
     Raises:
-        OSError: the address can't be had. Its text names it.
+        WeftError: INVALID_FIELD when the address can't be had.
     """
     listener = _listen(host, port)
     config = uvicorn.Config(
@@ -87,7 +89,12 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as exc:
         listener.close()
-        raise OSError(exc.errno, f"cannot listen on {host}:{port} for /metrics and /healthz: {exc.strerror}") from exc
+        raise error(
+            Reason.INVALID_FIELD,
+            f"cannot listen on {host}:{port} for /metrics and /healthz: {exc.strerror}; choose another with "
+            "WEFT_METRICS_PORT, 0 takes a free one",
+            address=f"{host}:{port}",
+        ) from exc
     return listener
 
 

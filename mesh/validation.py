@@ -38,7 +38,9 @@ def check_text(field: str, value: str, *, max_chars: int, min_chars: int = 1, al
     A text of white space alone counts as empty.
     """
     if len(value) > max_chars:
-        raise invalid(field, f"has {len(value)} characters; at most {max_chars} are allowed", length=len(value))
+        raise invalid(
+            field, f"has {len(value)} characters; at most {max_chars} are allowed; shorten it", length=len(value)
+        )
     if min_chars and len(value.strip()) < min_chars:
         raise invalid(field, f"is empty; give at least {min_chars} character(s)", length=len(value))
     bad = _CONTROL.search(value) or (None if allow_newlines else _LINE_BREAK.search(value))

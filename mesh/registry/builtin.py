@@ -37,20 +37,21 @@ _TTL_UNTIL_TOLD_S: Final = 3.0
 
 def open(url: Url, settings: ServiceSettings) -> BuiltinAnnouncer:
     """The instances' side of the registry at ``settings.mesh``."""
-    return BuiltinAnnouncer(open_address(settings.mesh, Dial(mesh=settings.mesh)))
+    return BuiltinAnnouncer(open_address(settings.mesh, Dial(mesh=settings.mesh)), ",".join(settings.mesh))
 
 
 class BuiltinAnnouncer:
-    """An ``Announcer`` over RegistryService."""
+    """An ``Announcer`` over RegistryService; ``where`` names the control planes."""
 
-    def __init__(self, channel: aio.Channel) -> None:
+    def __init__(self, channel: aio.Channel, where: str) -> None:
         self._channel = channel
+        self._where = where
         self._stub: Any = registry_pb2_grpc.RegistryServiceStub(channel)
         self._leases: list[Lease] = []
 
     async def register(self, instance: Instance) -> Lease:
         """See ``Announcer.register``."""
-        lease = Lease(self._stub, records.check(instance))
+        lease = Lease(self._stub, records.check(instance), self._where)
         await lease.begin()
         self._leases.append(lease)
         return lease
@@ -65,9 +66,10 @@ class BuiltinAnnouncer:
 class Lease:
     """A ``Registration``: one record and the task that keeps its lease."""
 
-    def __init__(self, stub: Any, instance: Instance) -> None:
+    def __init__(self, stub: Any, instance: Instance, where: str) -> None:
         self._stub = stub
         self._instance = instance
+        self._where = where
         self._record = records.to_proto(instance)
         self._held = False
         self._away = False
@@ -130,7 +132,9 @@ class Lease:
 
     def _failed(self, err: WeftError) -> float:
         if not self._away:
-            _log.warning("the registry at the control plane can't be reached, trying on: %s", err)
+            _log.warning(
+                "the registry at the control plane %s (WEFT_MESH) can't be reached, trying on: %s", self._where, err
+            )
         self._away = True
         pause_s = self._backoff_s * random.uniform(0.5, 1.0)
         self._backoff_s = min(self._backoff_s * 2, self._ttl_s / 3)

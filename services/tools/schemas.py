@@ -74,7 +74,7 @@ def _explain(found: ValidationError) -> Problem:
     rule, wanted, value = found.validator, found.validator_value, found.instance
     if rule == "required":
         missing = next(name for name in wanted if name not in value)
-        return Problem(f"{path}.{missing}", "missing", f"it is required beside {_given(value)}")
+        return Problem(f"{path}.{missing}", "missing", f"given are: {_given(value)}; add it")
     if rule == "additionalProperties":
         known = found.schema.get("properties", {})
         unknown = next(name for name in value if name not in known)

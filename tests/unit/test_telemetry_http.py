@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mesh.http import http_endpoint
 from mesh.telemetry import Metrics
 from tests.support.http import get
+from weft.errors import InvalidArgument
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ async def test_nothing_else_is_there(metrics: Metrics) -> None:
 
 async def test_a_taken_port_is_named(metrics: Metrics) -> None:
     async with http_endpoint("127.0.0.1", 0, metrics.registry, lambda: True) as port:
-        with pytest.raises(OSError, match=f"127.0.0.1:{port} for /metrics"):
+        with pytest.raises(InvalidArgument, match=f"127.0.0.1:{port} for /metrics.*WEFT_METRICS_PORT"):
             async with http_endpoint("127.0.0.1", port, metrics.registry, lambda: True):
                 pass
 
