@@ -54,7 +54,8 @@ class Searcher:
         if collection.dimension == 0:
             if collection.embedder == collection.wanted_embedder:
                 return None, ()
-            return None, (_lack(f"{collection.wanted_embedder} was not there when {collection.key.resource} was made"),)
+            why = f"{collection.wanted_embedder} was not there when {collection.key.resource} was made"
+            return None, (_lack(f"{why}; once it is, delete the collection and ingest again"),)
         try:
             return await self._embedders.get(collection.embedder, collection.dimension), ()
         except WeftError as err:

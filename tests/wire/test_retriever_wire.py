@@ -12,6 +12,7 @@ import pytest
 
 from mesh.settings import load
 from services.retriever.settings import Settings
+from tests.support.models import model_cache
 from tests.support.retriever_server import epoch_of, failure, header, served, start
 from weft import names
 from weft.common.v1 import epoch_pb2
@@ -256,3 +257,31 @@ def test_settings_that_cannot_be_are_refused_by_name(
     monkeypatch.setenv(name, value)
     with pytest.raises(WeftError, match=says):
         load(Settings)
+
+
+async def test_with_the_model_a_paraphrase_is_found_and_another_language_is_not_harmed(tmp_path: Path) -> None:
+    cache = model_cache()
+    documents = {
+        "cars.txt": "The garage repairs automobiles and replaces worn brakes.",
+        "bread.txt": "Sourdough needs a starter, flour, water and a hot oven.",
+        "bridge.txt": "黑豹队的防守只丢了308分，在联赛中排名第六。",
+        "moon.txt": "月球绕地球运行一周大约需要二十七天。",
+    }
+    async with served(tmp_path, embedder="minilm:", model_cache=str(cache)) as retriever:
+        outcome = await retriever.ingest(documents)
+        assert outcome.finished.documents == len(documents)
+        assert (await retriever.sources("Who can fix my vehicle?"))[0] == "cars.txt"  # not a word in common
+        assert (await retriever.sources("How do I bake?"))[0] == "bread.txt"
+        assert (await retriever.sources("黑豹队丢了多少分？"))[0] == "bridge.txt"
+        response = await retriever.search("月球绕地球多少天？", explain=True)
+        assert response.hits[0].passage.source == "moon.txt"
+        assert -1 <= response.hits[0].parts["dense"] <= 1
+        assert not response.degraded
+        made = await retriever.stub.GetCollection(pb.GetCollectionRequest(name="collections/default"), timeout=5)
+        assert (made.collection.embedder, made.collection.dimension) == ("minilm:", 384)
+    # The same store without the model: words alone, and it says so.
+    async with served(tmp_path, embedder="minilm:", model_cache=str(tmp_path / "empty")) as retriever:
+        response = await retriever.search("automobiles")
+        assert [hit.passage.source for hit in response.hits] == ["cars.txt"]
+        assert [lack.fallback for lack in response.degraded] == ["lexical_only"]
+        assert (await failure(retriever.ingest({"more.txt": "more"}))).reason == "EMBEDDER_UNAVAILABLE"
