@@ -47,7 +47,8 @@ _REAP_NEXT_S: Final = 0.02  # while there are more
 _REAP_SESSIONS: Final = 50
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 0.25
-_LAST_WORD_S: Final = 0.02  # left of the deadline to say that it is over
+_LAST_WORD_SHARE: Final = 0.1  # of the deadline, left to say that the wait was in vain…
+_LAST_WORD_S: Final = 0.25  # …and at most this long
 
 
 class Agent:
@@ -110,7 +111,7 @@ class Agent:
                 pass
             except DeadlineExceeded as err:
                 # A reader that joined a turn may have more time than the one who began it.
-                if err.reason != Reason.DEADLINE_EXCEEDED or deadline.remaining_s() < 5 * _LAST_WORD_S:
+                if err.reason != Reason.DEADLINE_EXCEEDED or deadline.remaining_s() < _LONGEST_PAUSE_S:
                     raise
             deadline.check("following the turn")
             await asyncio.sleep(min(pause_s, deadline.remaining_s()))
@@ -211,14 +212,14 @@ class Agent:
             trace_id=trace.format_trace_id(span_context.trace_id),
             versions=self._versions,
         )
-        pause_s = _FIRST_PAUSE_S
+        pause_s, last_word_s = _FIRST_PAUSE_S, min(_LAST_WORD_S, ledger.deadline.given_s * _LAST_WORD_SHARE)
         with ledger.stage("session"), self._tracer.start_as_current_span("turn.session") as span:
             span.set_attribute(names.SESSION, request.session)
             while True:
                 outcome = await self._sessions.begin(opening)
                 if not isinstance(outcome, Busy) or outcome.turn is not None:
                     return outcome
-                remaining_s = ledger.deadline.remaining_s() - _LAST_WORD_S
+                remaining_s = ledger.deadline.remaining_s() - last_word_s
                 if remaining_s <= 0:
                     raise _busy(request.session, outcome)
                 await self._wait(request, min(pause_s, remaining_s))

@@ -139,7 +139,7 @@ async def test_another_turn_waits_and_at_its_deadline_is_told_when_to_come_back(
         h.peer.pieces = ["It is ", hold, "woven."]
         first = asyncio.create_task(h.replicas[0].ask("first?"))
         await eventually(lambda: h.peer.active == 1)
-        err = await failure(h.replicas[1].ask("second?", timeout=1))
+        err = await failure(h.replicas[1].ask("second?", timeout=2))
         assert err.reason == Reason.SESSION_BUSY
         assert err.code is grpc.StatusCode.ABORTED
         assert err.retry_after_s
