@@ -12,7 +12,7 @@ of a wide script (Chinese, Japanese, Korean) three, since it says about as much.
 3. Code is kept whole up to ``MAX_CODE_UNITS``, and cut between lines beyond.
 
 Every chunk is one stretch of the text: ``text[chunk.start_char:chunk.end_char] == chunk.text``. Chunks
-come in order, do not overlap, and leave out only white space.
+come in order, do not overlap, and leave out only white space and headings that their section names.
 """
 
 from __future__ import annotations
@@ -60,9 +60,11 @@ def chunk(parsed: Parsed) -> list[Chunk]:
     text = parsed.text
     chunks: list[Chunk] = []
     for group in _gathered(_pieces(parsed)):
-        start, end = _stripped(text, group[0].start, group[-1].end)
+        section = _section(group)
+        body = _without_heads(text, group, section)
+        start, end = _stripped(text, body[0].start, body[-1].end)
         if start < end:
-            chunks.append(Chunk(len(chunks), text[start:end], start, end, _section(group)))
+            chunks.append(Chunk(len(chunks), text[start:end], start, end, section))
     return chunks
 
 
@@ -121,6 +123,19 @@ def _section(group: list[_Piece]) -> Path:
             shared += 1
         common = common[:shared]
     return common
+
+
+def _without_heads(text: str, group: list[_Piece], section: Path) -> list[_Piece]:
+    """A chunk without the headings that it begins with, where its section names them already."""
+    for number, piece in enumerate(group):
+        named = piece.heads and piece.path == section[: len(piece.path)] and _words(text, piece) == piece.path[-1]
+        if not named:
+            return group[number:]
+    return group  # nothing but headings
+
+
+def _words(text: str, piece: _Piece) -> str:
+    return " ".join(text[piece.start : piece.end].split())
 
 
 def _cut(text: str, block: Block) -> list[Span]:

@@ -45,8 +45,8 @@ def test_every_chunk_is_the_stretch_of_text_that_its_offsets_say(source: str) ->
             assert piece.text == piece.text.strip() != ""
             assert piece.start_char >= end
             assert units(piece.text) <= LARGEST
-            # What no chunk holds is white space.
-            assert not parsed.text[end : piece.start_char].strip()
+            # What no chunk holds is white space, or a heading that the section names.
+            assert set(parsed.text[end : piece.start_char].split()) <= set(" ".join(piece.section).split())
             end = piece.end_char
         assert not parsed.text[end:].strip()
 
@@ -99,9 +99,19 @@ def test_a_chunk_carries_the_path_of_its_headings() -> None:
     ]
 
 
-def test_a_heading_stays_with_what_it_heads() -> None:
+def test_a_heading_goes_with_what_it_heads_as_its_section() -> None:
     pieces = of_markdown(f"{SENTENCE * 10}\n\n# Next\n\n{SENTENCE * 10}")
-    assert pieces[1].text.startswith("Next\n\nThe bridge")
+    assert [piece.section for piece in pieces] == [(), ("Next",)]
+    assert pieces[1].text.startswith("The bridge")
+
+
+def test_a_heading_that_is_not_the_whole_chunks_stays_in_its_text() -> None:
+    (piece,) = of_markdown("# FAQ\n\n## One?\n\nYes.\n\n## Two?\n\nNo.")
+    assert (piece.section, piece.text) == (("FAQ",), "One?\n\nYes.\n\nTwo?\n\nNo.")
+
+
+def test_headings_alone_are_a_text_too() -> None:
+    assert [piece.text for piece in of_markdown("# Only\n\n## Headings")] == ["Only\n\nHeadings"]
 
 
 def test_small_sections_that_stand_side_by_side_share_a_chunk() -> None:
@@ -117,7 +127,7 @@ def test_a_few_words_before_a_section_do_not_hide_its_name() -> None:
 
 def test_a_small_section_does_not_run_over_into_another_chapter() -> None:
     pieces = of_markdown(f"# Book\n\n## One\n\n{SENTENCE * 8}\n\n### Deep\n\nShort.\n\n## Two\n\nOther.")
-    assert [piece.text for piece in pieces[1:]] == ["Deep\n\nShort.", "Two\n\nOther."]
+    assert [piece.text for piece in pieces[1:]] == ["Short.", "Other."]
 
 
 def test_code_is_kept_whole_where_it_fits() -> None:
