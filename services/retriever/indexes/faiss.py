@@ -39,6 +39,7 @@ class FaissIndex:
         k = min(k, int(live.sum()))
         if k == 0:
             return np.zeros(0, np.int32), np.zeros(0, np.float32)
+        self.faiss.omp_set_num_threads(1)  # the setting is the thread's own, and searches run on many
         params = None if live.all() else self._only(live)
         scores, slots = self.flat.search(query, k, params=params)
         return slots[0].astype(np.int32), scores[0]
@@ -69,5 +70,4 @@ def open(url: Url) -> FaissIndexes:
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # tells of each kind of processor it isn't built for
     import faiss
 
-    faiss.omp_set_num_threads(1)
     return FaissIndexes(faiss)
