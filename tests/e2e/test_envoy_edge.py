@@ -15,8 +15,10 @@ import grpc
 import pytest
 
 from tests.support.envoy import Envoy, running_envoy
+from tests.support.load import driving
 from tests.support.mesh import ROOT, Mesh, eventually, running_mesh
 from tests.support.sdk import in_child
+from tests.support.survival import assert_nothing_failed
 from weft.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
@@ -197,6 +199,19 @@ def test_an_orchestrator_that_is_restarted_costs_no_chat(mesh: Mesh, channel: gr
             mesh.restart(process)
     assert not tally.failures, tally.failures[:5]
     assert tally.ok > 80
+
+
+def test_the_sdk_dials_envoy_and_resumes_when_an_orchestrator_is_killed(
+    mesh: Mesh, envoy: Envoy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEFT_TARGET", f"ipv4:{envoy.address}")  # that the driver's process inherits
+    before = envoy.stats(r"^http\.ingress\.downstream_rq_total$")
+    with driving(mesh, "ask", seed=21) as load:
+        mesh.named("orchestrator-")[0].kill()
+        time.sleep(3)
+    after = envoy.stats(r"^http\.ingress\.downstream_rq_total$")
+    assert_nothing_failed(load.summary)
+    assert sum(after.values()) - sum(before.values()) >= load.summary["ok"]
 
 
 def test_a_lone_canary_that_is_killed_costs_no_search(mesh: Mesh, channel: grpc.Channel) -> None:
