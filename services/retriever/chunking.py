@@ -47,6 +47,7 @@ class _Piece:
     units: int
     path: Path
     heads: bool = False  # is itself a heading
+    mark: int = 0  # code points at its start that are not its words
 
 
 def units(text: str) -> int:
@@ -76,10 +77,11 @@ def _pieces(parsed: Parsed) -> Iterator[_Piece]:
         if block.kind is BlockKind.HEADING:
             while above and above[-1][0] >= block.level:
                 above.pop()
-            above.append((block.level, " ".join(text[block.start : block.end].split())[:MAX_HEADING_CHARS]))
+            above.append((block.level, _words(text, block.start + block.mark, block.end)[:MAX_HEADING_CHARS]))
             path = tuple(title for _, title in above)
         for start, end in _cut(text, block):
-            yield _Piece(start, end, units(text[start:end]), path, block.kind is BlockKind.HEADING)
+            mark = block.mark if start == block.start else 0
+            yield _Piece(start, end, units(text[start:end]), path, block.kind is BlockKind.HEADING, mark)
 
 
 def _gathered(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:
@@ -128,14 +130,14 @@ def _section(group: list[_Piece]) -> Path:
 def _without_heads(text: str, group: list[_Piece], section: Path) -> list[_Piece]:
     """A chunk without the headings that it begins with, where its section names them already."""
     for number, piece in enumerate(group):
-        named = piece.heads and piece.path == section[: len(piece.path)] and _words(text, piece) == piece.path[-1]
-        if not named:
+        named = piece.heads and piece.path == section[: len(piece.path)]
+        if not named or _words(text, piece.start + piece.mark, piece.end) != piece.path[-1]:
             return group[number:]
     return group  # nothing but headings
 
 
-def _words(text: str, piece: _Piece) -> str:
-    return " ".join(text[piece.start : piece.end].split())
+def _words(text: str, start: int, end: int) -> str:
+    return " ".join(text[start:end].split())
 
 
 def _cut(text: str, block: Block) -> list[Span]:

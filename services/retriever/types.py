@@ -107,12 +107,14 @@ class BlockKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A stretch of a parsed text, ``start`` and ``end`` in code points. ``level`` is a heading's, from 1."""
+    """A stretch of a parsed text, ``start`` and ``end`` in code points. ``level`` is a heading's, from 1.
+    Its first ``mark`` code points only say what it is: ``## ``, ``- ``."""
 
     kind: BlockKind
     start: int
     end: int
     level: int = 0
+    mark: int = 0
 
 
 @dataclass(frozen=True, slots=True)

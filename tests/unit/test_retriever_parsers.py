@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.retriever import reading
+from services.retriever.chunking import TARGET_UNITS, units
 from services.retriever.parsers import markdown, text
 from services.retriever.types import BlockKind, Parsed
 from weft.errors import WeftError
@@ -22,9 +23,9 @@ def reason_of(data: bytes, kind: str = "text/plain") -> WeftError:
     return caught.value
 
 
-def test_markdown_loses_its_marks_and_keeps_its_words() -> None:
-    parsed = markdown.parse(b"# Top\n\nSome *fine* `code` in [a link](http://x) ![and a picture](y.png).\n")
-    assert parsed.text == "Top\n\nSome fine code in a link and a picture."
+def test_markdown_keeps_its_words_and_the_marks_that_say_what_a_line_is() -> None:
+    parsed = markdown.parse(b"Top\n===\n\nSome *fine* `code` in [a link](http://x) ![and a picture](y.png).\n")
+    assert parsed.text == "# Top\n\nSome fine code in a link and a picture."
     assert parsed.title == "Top"
 
 
@@ -33,10 +34,34 @@ def test_lists_keep_their_numbers_and_depth() -> None:
     assert parsed.text == "3. three\n4. four\n  - deep\n\ntext"
 
 
-def test_tables_become_rows_and_code_stays_as_it_is() -> None:
-    parsed = markdown.parse(b"| a | b |\n|---|---|\n| 1 | `2` |\n\n```sh\nls  -l\n\nps\n```\n")
-    assert blocks(parsed, BlockKind.PROSE) == ["a | b", "1 | 2"]
-    assert blocks(parsed, BlockKind.CODE) == ["ls  -l\n\nps"]
+def test_tables_stay_tables_a_block_for_each_row() -> None:
+    parsed = markdown.parse(b"Ports\n\na | b\n-|:-\n1 | `2`\n3 |\n\n| | |\n|---|---|\n| x | y |\n")
+    assert blocks(parsed, BlockKind.PROSE) == ["Ports", "| a | b |\n|---|---|", "| 1 | 2 |", "| 3 |  |", "| x | y |"]
+    assert parsed.text == "Ports\n\n| a | b |\n|---|---|\n| 1 | 2 |\n| 3 |  |\n\n| x | y |"
+
+
+def test_a_listing_keeps_its_fences() -> None:
+    parsed = markdown.parse(
+        b"```sh title=x\nls  -l\n\nps\n```\n\n~~~\n```\n~~~\n\n1. ```\n   in an item\n   ```\n\n```\n```\n"
+    )
+    assert blocks(parsed, BlockKind.CODE) == [
+        "```sh\nls  -l\n\nps\n```",
+        "````\n```\n````",
+        "1. ```\nin an item\n```",
+    ]
+
+
+def test_an_indented_listing_gets_fences() -> None:
+    assert markdown.parse(b"So:\n\n    ls\n      -l\n").text == "So:\n\n```\nls\n  -l\n```"
+
+
+def test_a_listing_too_long_for_a_passage_becomes_several() -> None:
+    lines = [f"line {number}" + " of code" * 5 for number in range(100)]
+    listings = blocks(markdown.parse("\n".join(["```py", *lines, "```"]).encode()), BlockKind.CODE)
+    assert len(listings) > 4
+    assert all(units(listing) <= TARGET_UNITS for listing in listings)
+    assert all(listing.startswith("```py\n") and listing.endswith("\n```") for listing in listings)
+    assert [line for listing in listings for line in listing.split("\n")[1:-1]] == lines
 
 
 def test_html_loses_its_tags_comments_and_scripts() -> None:
@@ -47,7 +72,7 @@ def test_html_loses_its_tags_comments_and_scripts() -> None:
 def test_front_matter_gives_the_title_and_goes() -> None:
     parsed = markdown.parse(b"---\ntitle: 'From the front'\ntags: [a]\n---\n# Heading\n\ntext")
     assert parsed.title == "From the front"
-    assert parsed.text == "Heading\n\ntext"
+    assert parsed.text == "# Heading\n\ntext"
 
 
 def test_a_rule_at_the_top_is_not_front_matter() -> None:

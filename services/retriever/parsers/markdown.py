@@ -1,9 +1,10 @@
-"""Markdown: its words without its marks, its structure as blocks.
+"""Markdown: its words, and of its marks those that say what a line is.
 
-The extracted text is what a reader sees: headings, paragraphs, list items behind a dash or number, table
-rows with their cells apart by " | ", code as it stands; link targets and HTML tags are gone. Each heading,
-paragraph, item, row and code block is a block of its own. The title is the front matter's, else the first
-heading of level 1.
+A passage is read away from its page, by people and by models. So the extracted text keeps what tells a
+heading (``## ``), a list item (its dash or number), a table's row (``| a | b |``) and a listing (its fences)
+from a sentence; emphasis, link targets and HTML tags are gone. Each heading, paragraph, item, row and listing
+is a block of its own; a listing too long for one passage becomes several, all of them fenced. The title is
+the front matter's, else the first heading of level 1.
 
 A parse needs some hundred times the memory of its text, and for texts made to be hard also the time. So a
 long text is parsed piece by piece, cut at blank lines outside of code, and given up after ``MAX_PARSE_S``.
@@ -20,6 +21,7 @@ from typing import Final
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from services.retriever.chunking import MAX_CODE_UNITS, TARGET_UNITS, units
 from services.retriever.parsers.text import MAX_TITLE_CHARS, decode
 from services.retriever.types import Block, BlockKind, Parsed
 from weft.errors import Reason, error
@@ -62,8 +64,9 @@ def parse(data: bytes) -> Parsed:
             )
         page.read(parser.parse(piece))
     text = "".join(page.parts)
-    first = next((text[b.start : b.end] for b in page.blocks if b.kind is BlockKind.HEADING and b.level == 1), "")
-    return Parsed(text, tuple(page.blocks), " ".join((title or first).split())[:MAX_TITLE_CHARS])
+    tops = (block for block in page.blocks if block.kind is BlockKind.HEADING and block.level == 1)
+    title = title or next((text[top.start + top.mark : top.end] for top in tops), "")
+    return Parsed(text, tuple(page.blocks), " ".join(title.split())[:MAX_TITLE_CHARS])
 
 
 def _pieces(source: str) -> Iterator[str]:
@@ -94,6 +97,7 @@ class _Page:
         """Add what ``tokens`` say."""
         heading = 0
         row: list[str] | None = None
+        heads = begun = False  # within a table: its heading row is read, a row was written
         for token in tokens:
             match token.type:
                 case "heading_open":
@@ -108,13 +112,20 @@ class _Page:
                     self._lists.pop()
                 case "list_item_open":
                     self._begin_item()
+                case "thead_open":
+                    heads, begun = True, False
+                case "thead_close":
+                    heads = False
                 case "tr_open":
                     row = []
                 case "tr_close":
-                    self._add(BlockKind.PROSE, " | ".join(row or ()), apart="\n")
+                    if row and any(row):
+                        self._add(BlockKind.PROSE, _row(row, heads), apart="\n" if begun else "\n\n")
+                        begun = True
                     row = None
                 case "fence" | "code_block":
-                    self._add(BlockKind.CODE, token.content.rstrip("\n"))
+                    for listing in _listings(token.content, token.info):
+                        self._add(BlockKind.CODE, listing)
                 case "html_block":
                     self._add(BlockKind.PROSE, " ".join(_TAG.sub(" ", token.content).split()))
                 case "inline":
@@ -135,16 +146,44 @@ class _Page:
     def _add(self, kind: BlockKind, words: str, *, level: int = 0, apart: str = "\n\n") -> None:
         if not words:
             return
-        mark, self._mark = self._mark, ""
+        item, self._mark = self._mark, ""
         if self.parts:
-            self._write("\n" if mark and self._lists else apart)
+            self._write("\n" if item and self._lists else apart)
         start = self._length
+        mark = f"{item}{'#' * level} " if level else item
         self._write(mark + words)
-        self.blocks.append(Block(kind, start, self._length, level))
+        self.blocks.append(Block(kind, start, self._length, level, len(mark)))
 
     def _write(self, words: str) -> None:
         self.parts.append(words)
         self._length += len(words)
+
+
+def _row(cells: Sequence[str], heads: bool) -> str:
+    """A table's row; below the one that ``heads`` it, the rule."""
+    line = f"| {' | '.join(cells)} |"
+    return f"{line}\n|{'---|' * len(cells)}" if heads else line
+
+
+def _listings(code: str, info: str) -> Iterator[str]:
+    """A listing within fences; one that no passage can hold, in several."""
+    code = code.strip("\n")
+    if not code.strip():
+        return
+    fence = "```"
+    while fence in code:
+        fence += "`"
+    top = f"{fence}{info.split()[0] if info.split() else ''}\n"
+    most = MAX_CODE_UNITS if units(top + code) < MAX_CODE_UNITS - len(fence) else TARGET_UNITS - len(top + fence) - 1
+    part, size = "", 0
+    for line in code.splitlines(keepends=True):
+        length = units(line)
+        if part and size + length > most:
+            yield f"{top}{part.rstrip()}\n{fence}"
+            part, size = "", 0
+        part += line
+        size += length
+    yield f"{top}{part.rstrip()}\n{fence}"
 
 
 def _words(children: Sequence[Token]) -> str:
