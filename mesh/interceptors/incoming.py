@@ -214,4 +214,8 @@ async def _abort(context: aio.ServicerContext, err: WeftError, span: Span) -> No
     trailers: list[tuple[str, str | bytes]] = [status_trailer(err)]
     if err.code in _RETRIED_CODES and not err.retryable:
         trailers.append((names.METADATA_PUSHBACK, "-1"))
-    await context.abort(err.code, err.message[:1_000], tuple(trailers))
+    try:
+        await context.abort(err.code, err.message[:1_000], tuple(trailers))
+    except cygrpc.ExecuteBatchError as exc:
+        # The caller is gone, or a write that the deadline cut off is still on its way: nothing can be told any more.
+        raise asyncio.CancelledError from exc
