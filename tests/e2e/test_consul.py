@@ -87,7 +87,9 @@ class TestWithConsul(Survival):
             assert not status.registry_available
             assert status.snapshot_version
             agent.start()
+            back_s = time.monotonic()
             eventually(lambda: in_consul(agent) >= everybody, within_s=BACK_WITHIN_S, what="all registered again")
+            print(f"all registered again {time.monotonic() - back_s:.1f} s after Consul was back")
             eventually(lambda: ids(mesh) >= everybody and not held(mesh), within_s=BACK_WITHIN_S, what="all listed")
             settle()
         assert_nothing_failed(load.summary)

@@ -172,22 +172,26 @@ class Mesh:
                 found.setdefault(item.instance.service, []).append(item.instance)
         return found
 
-    def restart(self, process: Process, within_s: float = READY_S) -> None:
-        """Start a service's process that ended, and wait until the mesh serves by it. (Its former record
+    def restart(self, *processes: Process, within_s: float = READY_S) -> None:
+        """Start services' processes that ended, and wait until the mesh serves by them. (Their former records
         may still be on the list.)"""
         started_s = time.time()
-        process.start()
+        for process in processes:
+            process.start()
 
         def back() -> bool:
-            if not process.running:
-                raise AssertionError(f"{process.name} ended while starting:\n{process.tail()}")
-            return any(
-                instance.id == process.instance_id and instance.start_time.ToNanoseconds() / 1e9 >= started_s
+            for process in processes:
+                if not process.running:
+                    raise AssertionError(f"{process.name} ended while starting:\n{process.tail()}")
+            new = {
+                instance.id
                 for instances in self.serving().values()
                 for instance in instances
-            )
+                if instance.start_time.ToNanoseconds() / 1e9 >= started_s
+            }
+            return all(process.instance_id in new for process in processes)
 
-        eventually(back, within_s=within_s, what=f"{process.name} back")
+        eventually(back, within_s=within_s, what=f"{[process.name for process in processes]} back")
 
     def calls(self, service: str, method: str) -> Counter[str]:
         """Calls of ``method`` begun so far, by version, as the instances' /metrics count them."""

@@ -7,6 +7,7 @@ since machines are slow; bounds on failures are not: zero.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -43,13 +44,11 @@ class Survival:
     @pytest.fixture(autouse=True)
     def whole(self, mesh: Mesh) -> None:
         """Each test begins with two of each service."""
-        for process in mesh.processes:
-            if process.running:
-                continue
-            if process.instance_id:
-                mesh.restart(process)
-            else:  # the control plane comes before the services
+        dead = [process for process in mesh.processes if not process.running]
+        for process in dead:
+            if not process.instance_id:  # the control plane, if a test failed
                 process.start()
+        mesh.restart(*(process for process in dead if process.instance_id))
         mesh.wait_ready(REPLICAS)
 
     @pytest.fixture
@@ -85,9 +84,13 @@ class Survival:
 
     def test_a_rolling_restart_of_every_service_costs_no_call(self, mesh: Mesh) -> None:
         with driving(mesh, "ask", seed=12) as load:
-            for process in [p for service in SERVICES for p in mesh.named(f"{service}-")]:
-                assert process.terminate() == 0, process.tail()
-                mesh.restart(process)
+            for replica in range(2):  # one of each service at a time, as a deployment would
+                wave = [mesh.named(f"{service}-")[replica] for service in SERVICES]
+                for process in wave:
+                    process.signal(signal.SIGTERM)
+                for process in wave:
+                    assert process.wait() == 0, process.tail()
+                mesh.restart(*wave)
         assert_nothing_failed(load.summary)
 
     def test_a_control_plane_that_is_away_for_30_s_costs_no_call(self, mesh: Mesh) -> None:
