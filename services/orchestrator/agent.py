@@ -45,6 +45,7 @@ _MADE_HERE: Final = re.compile(r"[0-9a-f]{32}")
 _REAP_S: Final = 60.0
 _REAP_NEXT_S: Final = 0.02  # while there are more
 _REAP_SESSIONS: Final = 50
+_WARM_UP_PAUSE_S: Final = 0.25
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 0.25
 _LAST_WORD_SHARE: Final = 0.1  # of the deadline, left to say that the wait was in vain…
@@ -238,11 +239,17 @@ class Agent:
 
     async def _warm_up(self) -> None:
         """Fetch the tools and have the planner read their patterns, so that no turn waits for it."""
-        try:
-            specs = await self._peers.catalogue.specs()
-            await self._peers.planner.plan("", specs, datetime.datetime.now(datetime.UTC).date(), ())
-        except WeftError as err:
-            _log.info("no tools yet: %s", err)  # turns will ask again
+        told = False
+        while True:
+            try:
+                specs = await self._peers.catalogue.specs()
+                await self._peers.planner.plan("", specs, datetime.datetime.now(datetime.UTC).date(), ())
+                return
+            except WeftError as err:
+                if not told:
+                    _log.info("no tools yet: %s", err)
+                told = True
+            await asyncio.sleep(_WARM_UP_PAUSE_S)
 
     async def _reap(self) -> None:
         """Remove expired sessions, for ever, a few at a time."""

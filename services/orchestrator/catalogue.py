@@ -2,7 +2,8 @@
 
 A list younger than ``fresh_s`` is taken as it is. An older one is still used while one refresh runs in the
 background, up to ``stale_s``; then a turn waits for the refresh. A refresh that failed is not tried again
-for ``retry_s``: with the tools service down, turns must not queue up behind its timeouts.
+for as long as it took, ``retry_s`` at the most: with the tools service down, turns must not queue up behind
+its timeouts, and one that has just come up must be seen at once.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Final
 
 from mesh import deadline
 from services.orchestrator.ports import Tools
 from services.orchestrator.types import ToolSpec
 from weft.errors import Reason, WeftError, error
+
+_QUICK_RETRY_S: Final = 0.2
 
 
 class Catalogue:
@@ -37,7 +41,7 @@ class Catalogue:
         self._specs: tuple[ToolSpec, ...] = ()
         self._fetched_s = float("-inf")
         self._failure: WeftError | None = None
-        self._failed_s = float("-inf")
+        self._retry_from_s = float("-inf")
         self._refresh: asyncio.Task[None] | None = None
 
     async def specs(self) -> tuple[ToolSpec, ...]:
@@ -50,7 +54,7 @@ class Catalogue:
         age_s = now_s - self._fetched_s
         if age_s < self._fresh_s:
             return self._specs
-        if now_s - self._failed_s >= self._retry_s and (self._refresh is None or self._refresh.done()):
+        if now_s >= self._retry_from_s and (self._refresh is None or self._refresh.done()):
             self._refresh = asyncio.create_task(self._fetch())
         if age_s < self._stale_s:
             return self._specs
@@ -59,9 +63,10 @@ class Catalogue:
         if self._clock() - self._fetched_s < self._stale_s:
             return self._specs
         assert self._failure is not None  # a refresh ends in one or the other
-        raise self._failure
+        raise self._failure.with_traceback(None)  # told to many: it must not gather all their frames
 
     async def _fetch(self) -> None:
+        begun_s = self._clock()
         try:
             # It serves all turns, so it spends from no turn's deadline.
             with deadline.bind(deadline.Deadline.after(self._timeout_s)):
@@ -69,14 +74,19 @@ class Catalogue:
                     self._specs = await self._tools.specs()
             self._fetched_s, self._failure = self._clock(), None
         except WeftError as err:
-            self._failure, self._failed_s = err, self._clock()
+            self._failed(err, begun_s)
         except TimeoutError:
-            self._failed_s = self._clock()
-            self._failure = error(
+            late = error(
                 Reason.DEPENDENCY_UNAVAILABLE,
                 f"the tools service did not list its tools within {self._timeout_s} s",
                 timeout_s=self._timeout_s,
             )
+            self._failed(late, begun_s)
+
+    def _failed(self, err: WeftError, begun_s: float) -> None:
+        now_s = self._clock()
+        self._failure = err
+        self._retry_from_s = now_s + min(self._retry_s, max(_QUICK_RETRY_S, now_s - begun_s))
 
     async def close(self) -> None:
         """Stop a refresh that runs."""

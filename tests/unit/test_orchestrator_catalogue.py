@@ -97,9 +97,26 @@ async def test_without_any_list_the_failure_is_told_and_not_sought_again_at_once
             await found.specs()
         assert caught.value is DOWN
     assert listing.asked == 1
-    clock.now_s += 2
+    clock.now_s += 0.25  # it failed at once: seen at once when it is back
     listing.failure = None
     assert await names(found) == ["calculator"]
+
+
+async def test_a_failure_that_took_long_is_not_waited_for_again_for_as_long() -> None:
+    listing, clock = Listing(), Clock()
+    found = catalogue(listing, clock)
+    listing.hold, listing.failure = asyncio.Event(), DOWN
+    asking = asyncio.create_task(found.specs())
+    await asyncio.sleep(0.01)
+    clock.now_s += 1.5
+    listing.hold.set()
+    for later_s, asked in ((1.4, 1), (0.2, 2)):
+        with pytest.raises(WeftError):
+            await asking
+        clock.now_s += later_s
+        with pytest.raises(WeftError):
+            await found.specs()
+        assert listing.asked == asked
 
 
 async def test_a_service_that_hangs_is_given_up_within_its_own_time() -> None:
