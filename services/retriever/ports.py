@@ -163,6 +163,9 @@ class Embedder(Protocol):
     def embed_query(self, text: str) -> Vectors:
         """One row for a query; may come from a cache."""
 
+    def remembers(self, text: str) -> bool:
+        """Whether ``embed_query`` has the row at hand and costs nothing."""
+
     def knowledge(self, text: str) -> float:
         """How much of ``text`` it knows the words of: 0 for a language it never learned, 1 for its own."""
 

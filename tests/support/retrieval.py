@@ -53,6 +53,9 @@ class BagOfWords:
     def embed_query(self, text: str) -> Vectors:
         return self.embed([text])
 
+    def remembers(self, text: str) -> bool:
+        return False
+
     def knowledge(self, text: str) -> float:
         return self._knowledge
 

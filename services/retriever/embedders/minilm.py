@@ -71,6 +71,10 @@ class MiniLm:
                 self._queries.popitem(last=False)
         return row
 
+    def remembers(self, text: str) -> bool:
+        """Whether ``embed_query`` has the row at hand."""
+        return text in self._queries
+
     def knowledge(self, text: str) -> float:
         """The share of a text's letters that stand in words of two or more that the vocabulary has whole.
 

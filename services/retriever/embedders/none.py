@@ -28,6 +28,10 @@ class NoEmbedder:
         """One empty row."""
         return self.embed([text])
 
+    def remembers(self, text: str) -> bool:
+        """There is nothing to make."""
+        return True
+
     def knowledge(self, text: str) -> float:
         """It knows nothing."""
         return 0.0
