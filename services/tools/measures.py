@@ -83,7 +83,7 @@ UNITS: Final[tuple[Unit, ...]] = (
     _unit("volume", "ft³", _FOOT**3, "ft3", "ft^3", "cubic foot", "cubic feet"),
     _unit("volume", "in³", (_FOOT / 12) ** 3, "in3", "in^3", "cubic inch", "cubic inches"),
     _unit("speed", "m/s", "1", "mps", "meters per second", "metres per second", "meter per second"),
-    _unit("speed", "km/h", Fraction(5, 18), "kmh", "kph", "kilometers per hour", "kilometres per hour",
+    _unit("speed", "km/h", Fraction(5, 18), "kmh", "kph", "km per hour", "kilometers per hour", "kilometres per hour",
           "kilometers an hour", "kilometres an hour"),
     _unit("speed", "mph", _FOOT * 5280 / 3600, "mi/h", "miles per hour", "miles an hour"),
     _unit("speed", "kn", Fraction(1852, 3600), "kt", "knot", "knots"),

@@ -166,6 +166,26 @@ FRAGMENTS = (
     *("2026-11-12 and ", "March 5 ", "March 5, 2027 ", "next friday ", "christmas ", "the ", "what day is was will "),
     *("what date is 3 ", "3 days ", "3 days from ", "2027-01-01 plus 3 ", "1 km ", "1 km in ", "how many km in 1 "),
     *("search the docs for ", "search x in ", "search for a in the docs ", "look up a b c in the ", "look up ", '"'),
+    *("split ", "split a bill of ", "split 1 a b ", "1 a b c ", "1 a at ", "1% off ", "1 with a 1% ", "increase 1 by "),
+    *(
+        "percent of 1 is ",
+        "1 is what percent of ",
+        "of 1, 2 and ",
+        "1 split ",
+        "add 1 to 2 and add ",
+        "1 km tall a b ",
+        "1 km, ",
+    ),
+    *("90 a b c, what 1% a ", "from 2026-11-12 to 2026-11-13 ", "christmas falls on ", "do a quick search for "),
+    *("in the a b docs, ", "check the docs what ", "how many 15s are in ", "largest: 1, 2 ", "1 rounded to ", "what "),
+    *("how many km in a 1 km ", "to km: 1 ", "in 3 weeks, ", "3 days before 2026-11-12 ", "2026-11-12, what day is "),
+    *(
+        "search the a b ",
+        "search the docs and tell me ",
+        "find out what the docs ",
+        "find a in the b c ",
+        "look for the ",
+    ),
     *("' ", "you ", "please ", "1乘以", "距离2027年1月1日", "今天", "x ", " "),
 )
 
@@ -175,6 +195,12 @@ def test_a_pattern_takes_milliseconds_whatever_it_searches(name: str, index: int
     regex = re.compile(TOOLS[name].spec.patterns[index].regex, re.IGNORECASE)
     for fragment in FRAGMENTS:
         for head in ("", "what is "):
-            started_s = time.thread_time()
-            regex.search((head + fragment * 1_000)[:998] + "zz")
-            assert time.thread_time() - started_s < 0.05, (fragment, head)
+            question = (head + fragment * 1_000)[:998] + "zz"
+            # Once more where it took long: a collection of garbage may fall into it.
+            assert any(_search_s(regex, question) < 0.05 for _ in range(3)), (fragment, head)
+
+
+def _search_s(regex: re.Pattern[str], question: str) -> float:
+    started_s = time.thread_time()
+    regex.search(question)
+    return time.thread_time() - started_s

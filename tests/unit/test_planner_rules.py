@@ -83,6 +83,22 @@ async def test_none_of_40_plain_questions_kept_apart_calls_a_tool() -> None:
     assert [question for question in plain if await plan(question)] == []
 
 
+@pytest.mark.parametrize("name", ["planner_fresh.json", "planner_fresh_2.json", "planner_fresh_3.json"])
+async def test_fresh_questions_by_a_stranger_are_planned_right_and_plain_ones_call_nothing(name: str) -> None:
+    fresh = questions(name)
+    failed = await wrong(fresh["tool_questions"])
+
+    assert len(fresh["tool_questions"]) == len(fresh["plain_questions"]) == 40
+    assert len(failed) <= 5, "\n".join(failed)
+    assert [question for question in fresh["plain_questions"] if await plan(question)] == []
+
+
+async def test_every_pattern_of_the_tools_that_come_along_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    await plan("hello")
+
+    assert "left out" not in caplog.text
+
+
 async def test_the_questions_it_was_tuned_on_are_all_planned_right() -> None:
     held = questions("planner_dev.json")
 

@@ -77,6 +77,20 @@ def _spelt(value: int) -> str:
         ("2 to the power of ten", "2 ^ 10"),
         ("2 raised to the 8th power", "2 ^8"),
         ("subtract 58 from 100", "100 - 58"),
+        ("multiply 3 by 4 and add 5", "(3 * 4) + 5"),
+        ("add 10 and 20, then divide by 3", "(10 + 20) / 3"),
+        ("add 8% sales tax to 50", "50 + 8%"),
+        ("$64.80 - what's a 20% tip on that", "20% of 64.80"),
+        ("percentage of 80 is 20", "20 / 80 * 100"),
+        ("20 out of 80 as a percentage", "20 / 80 * 100"),
+        ("186.40 evenly between 4", "186.40 / 4"),
+        ("75 dollars three ways", "75 / 3"),
+        ("3 shirts at 19.99 each", "3 * 19.99"),
+        ("80 reduced by 15%", "80 - 15%"),
+        ("smallest of 1,250, 300 and 400", "min(1250, 300, 400)"),
+        ("1,499.5 rounded to the nearest integer", "round(1499.5)"),
+        ("18 x 24", "18 * 24"),
+        ("the cube root of 27", "27^(1/3)"),
         ("divide twelve by four", "12 / 4"),
         ("add 1,250 and 3,475", "1,250 + 3,475"),
         ("add 5 to 7", "7 + 5"),
@@ -96,7 +110,9 @@ def test_arithmetic_is_read(text: str, expected: str) -> None:
     assert expression(text) == expected
 
 
-@pytest.mark.parametrize("text", ["42", "(42)", "-5", "7%", "(1 + 2", "1) + (2", "one twenty plus 5", "spam + 1", ""])
+@pytest.mark.parametrize(
+    "text", ["42", "(42)", "-5", "7%", "(1 + 2", "1) + (2", "one twenty plus 5", "spam + 1", "", "what percentage"]
+)
 def test_what_reckons_nothing_is_none(text: str) -> None:
     assert expression(text) is None
 
@@ -106,6 +122,12 @@ def test_what_reckons_nothing_is_none(text: str) -> None:
     [
         ("2026-12-24", "2026-12-24"),
         ("2026/12/4", "2026-12-04"),
+        ("5 May next year", "2027-05-05"),
+        ("Christmas falls on next year", "2027-12-25"),
+        ("New Year's Day in 2028", "2028-01-01"),
+        ("the end of the year", "2026-12-31"),
+        ("the end of next year", "2027-12-31"),
+        ("boxing day last year", "2025-12-26"),
         ("March 5, 2027", "2027-03-05"),
         ("mar. 5 2027", "2027-03-05"),
         ("5th of March 2027", "2027-03-05"),

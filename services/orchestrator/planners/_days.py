@@ -33,6 +33,13 @@ _HOLIDAYS: Final = {
     "christmas day": (12, 25),
     "christmas": (12, 25),
     "xmas": (12, 25),
+    "boxing day": (12, 26),
+    "the end of the year": (12, 31),
+    "end of the year": (12, 31),
+    "the year": (12, 31),  # the days that are left in it
+    "this year": (12, 31),
+    "the end of": (12, 31),  # this year, next year
+    "end of": (12, 31),
     "new years eve": (12, 31),
     "new years day": (1, 1),
     "new year day": (1, 1),
@@ -44,17 +51,22 @@ _HOLIDAYS: Final = {
 }
 _YEAR_FIRST: Final = re.compile(r"(\d{4})(?:[-/]|\s?年\s?)(\d{1,2})(?:[-/]|\s?月\s?)(\d{1,2})(?:\s?[日号])?")
 _YEAR_LAST: Final = re.compile(r"(\d{1,2})([/.])(\d{1,2})[/.](\d{4})")
-_MONTH_FIRST: Final = re.compile(r"([a-z]{3,9})\.? (?:the )?(\d{1,2})(?:st|nd|rd|th)?(?:,? (\d{4}))?")
-_DAY_FIRST: Final = re.compile(r"(?:the )?(\d{1,2})(?:st|nd|rd|th)? (?:of )?([a-z]{3,9})\.?(?:,? (\d{4}))?")
+_YEAR: Final = r"(?:,? (\d{4}|(?:this|next|last) year))?"
+_MONTH_FIRST: Final = re.compile(rf"([a-z]{{3,9}})\.? (?:the )?(\d{{1,2}})(?:st|nd|rd|th)?{_YEAR}")
+_DAY_FIRST: Final = re.compile(rf"(?:the )?(\d{{1,2}})(?:st|nd|rd|th)? (?:of )?([a-z]{{3,9}})\.?{_YEAR}")
 _WEEKDAY: Final = re.compile(r"(?:(next|this|last|coming) )?([a-z]{6,9})")
-_HOLIDAY: Final = re.compile(r"([a-z ]+?)(?:,? (\d{4}|this year))?")
+_HOLIDAY: Final = re.compile(rf"([a-z ]+?){_YEAR}")
+_BEFORE_YEAR: Final = re.compile(  # "christmas falls on next year"
+    r"(?: (?:falls?|lands?|be|is))?(?: on)?(?: in)?(?= (?:\d{4}|(?:this|next|last) year)$)"
+)
 _YEARS_SEARCHED: Final = 8  # 29 February comes back within eight years
 
 
 def day(text: str, today: datetime.date, *, past: bool = False) -> str | None:
     """The day as YYYY-MM-DD; None when ``text`` names none, or one that the calendar hasn't."""
     try:
-        found = _day(" ".join(text.lower().replace("’", "'").split()), today, past)
+        tidy = " ".join(text.lower().replace("’", "'").split())
+        found = _day(_BEFORE_YEAR.sub("", tidy), today, past)
     except (ValueError, OverflowError):
         return None
     return None if found is None else found.isoformat()
@@ -74,8 +86,7 @@ def _day(text: str, today: datetime.date, past: bool) -> datetime.date | None:
     if (match := _WEEKDAY.fullmatch(text)) and match[2] in _WEEKDAYS:
         return _weekday(_WEEKDAYS.index(match[2]), match[1], today, past)
     if (match := _HOLIDAY.fullmatch(text.replace("'", ""))) and match[1] in _HOLIDAYS:
-        year = str(today.year) if match[2] == "this year" else match[2]
-        return _named(*_HOLIDAYS[match[1]], year, today, past)
+        return _named(*_HOLIDAYS[match[1]], match[2], today, past)
     return None
 
 
@@ -96,7 +107,8 @@ def _year_last(first: int, mark: str, second: int, year: int) -> datetime.date |
 
 def _named(month: int, day_of_month: int, year: str | None, today: datetime.date, past: bool) -> datetime.date | None:
     if year is not None:
-        return datetime.date(int(year), month, day_of_month)
+        years = {"last year": today.year - 1, "this year": today.year, "next year": today.year + 1}
+        return datetime.date(years.get(year) or int(year), month, day_of_month)
     step = -1 if past else 1
     for distance in range(_YEARS_SEARCHED + 1):
         try:

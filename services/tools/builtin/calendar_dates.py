@@ -34,17 +34,30 @@ def _needs(operation: str, *names: str) -> dict[str, Any]:
 
 
 _IN: Final = r"(?: in days| in weeks)?+"
-_UNIT: Final = r"(?P<unit>days?+|weeks?+|months?+|years?+)\b"
-_IS: Final = r"(?:['’]?s| is| was| will be| falls? on)"
-_HOW_LONG: Final = r"\bhow (?:many(?: more)?(?: full)?(?: days| weeks)?|long|much (?:time|longer))"
+_UNIT: Final = r"(?P<unit>days?+|weeks?+|months?+|years?+)\b['’]?+"
+_IS: Final = r"(?:['’]?s| is| was| will be| would be| will| would| falls? on)"
+_HOW_LONG: Final = r"\bhow (?:many(?: more)?(?: full)?(?: days| weeks| nights| sleeps)?|long|much (?:time|longer))"
 _EVENT: Final = r"(?:(?:my|our|the|his|her|their)(?: [a-z'’]++){1,3}?(?: on|,|:) )?"  # "my birthday on …"
 _THERE: Final = (
     r"(?: (?:will|is|are|was|were|do|does|it|there|we|i|have|has|be|been|left|remain|remaining|lie|pass"
-    r"|to go|to wait|go)\b)"
+    r"|to go|to wait|go|away|got|get|had|from now|from today|in(?= between)|pass(?:ed)?|elapsed?|takes?|fall)\b)"
 )
 _WHAT_DATE: Final = rf"(?:(?:what|which)(?:{_IS})? (?:the )?(?:calendar )?(?:date|day|weekday)|when)"
 _WHICH_DAY: Final = r"(?:what|which) (?:day of the week|week ?day|day)"
 _FROM_NOW: Final = r"(?:from now|from today|hence)"
+_ALONE: Final = r"(?=\s?[=?.!]?\s?$|,? (?:and|then|please)\b|[?!;] )"
+_NOW: Final = r"(?: (?:today|right now|now|currently|at present|this week))?+"
+# "Christmas falls on next year": the year stands behind the verb
+_ON_YEAR: Final = (
+    r"(?: (?:(?:falls?|lands?|be|is)(?: on)?|on)(?= (?:in \d|this|next|last)))?"
+    r"(?: (?:in \d{4}|(?:this|next|last) year)\b)?"
+)
+_ASK_DATE: Final = (
+    r"(?:(?:what|which) (?:day of the week|week ?day|calendar date|date|day)(?: of the week)?+"
+    r"(?:['’]?s| is| was| will| would|(?= it['’]ll))(?: (?:it['’]ll|it|that|be)){0,3}+"
+    r"|what(?:['’]?s| is| was| will| would) (?:be )?(?:the|that) (?:date|day)(?: be)?"
+    r"|when(?:['’]?s| is| was| will) (?:that|it)(?: be)?)"
+)
 
 SPEC: Final = ToolSpec(
     name="calendar_dates",
@@ -113,8 +126,15 @@ SPEC: Final = ToolSpec(
             (constant("operation", "days_between"), date("start", past=True), constant("end", "today")),
         ),
         Pattern(
-            rf"(?:{_HOW_LONG}{_THERE}{{0,3}}+|(?:number of|the|^) ?days|difference in days) (?:between|from) "
+            rf"(?:{_HOW_LONG}{_THERE}{{0,3}}+|(?:number of|the|^) ?days"
+            rf"|(?:difference|gap|interval|time|distance)(?: in days)?) (?:between|from) "
             rf"(?P<start>{DATE}) (?:and|to|until|till) (?P<end>{DATE}){END}",
+            (constant("operation", "days_between"), date("start"), date("end")),
+        ),
+        Pattern(
+            rf"(?:between|from) (?P<start>{DATE}) (?:and|to|until|till) (?P<end>{DATE})"
+            r"(?:(?:[,.;:?!]| -)?+ (?:and |so )?| (?:is|are|it is|makes) )how (?:many (?:days|weeks|nights)|long)"
+            rf"(?: (?:is|are|was|were|do|does|will|would|that|it|there|this|be|in between|take|pass)\b){{0,3}}+{END}",
             (constant("operation", "days_between"), date("start"), date("end")),
         ),
         Pattern(
@@ -125,14 +145,36 @@ SPEC: Final = ToolSpec(
             rf"\bhow (?:many (?:days|weeks)|long) ago was (?P<start>{DATE}){END}",
             (constant("operation", "days_between"), date("start", past=True), constant("end", "today")),
         ),
+        Pattern(
+            rf"\bhow (?:far|many (?:days|weeks)|long) apart (?:are|is|were) (?P<start>{DATE}) and (?P<end>{DATE}){END}",
+            (constant("operation", "days_between"), date("start"), date("end")),
+        ),
+        Pattern(
+            rf"\bhow many (?:days|weeks) (?:separate|divide) (?P<start>{DATE}) (?:and|from) (?P<end>{DATE}){END}",
+            (constant("operation", "days_between"), date("start"), date("end")),
+        ),
+        Pattern(
+            rf"(?P<end>{DATE}) is (?:in )?how (?:many (?:days|weeks)|far)(?: (?:away|off|from (?:now|today)))?+{END}",
+            (constant("operation", "days_between"), constant("start", "today"), date("end")),
+        ),
+        Pattern(
+            rf"\bhow many (?:days|weeks)(?: of the year)?+(?: (?:are|is))?+(?: there)?+ (?:left|remaining|remain|to go)"
+            rf"(?: (?:until|till|before|in|of))?+ (?P<end>(?:the|this) year){END}",
+            (constant("operation", "days_between"), constant("start", "today"), date("end")),
+        ),
         # today
         Pattern(
             r"\b(?:what(?:['’]?s| is) (?:the date(?: of)?(?: today)?|today['’]?s date|the current date"
             r"|the (?:day|weekday)(?: of the week)?(?: today)?|today)"
             r"|today['’]?s (?:week ?day|day(?: of the week)?)"
-            r"|(?:what|which) (?:date|day(?: of the week)?) it is(?: today)?"
+            r"|(?:what|which) (?:date|day(?: of the week)?) it is(?: today)?|what day are we(?: today)?"
             r"|what(?: date| day(?: of the week)?) is (?:it(?: today)?|today)|today['’]?s date"
-            rf"|what date(?: do we have|['’]s it)(?: today)?){END}",
+            rf"|what date(?: do we have|['’]s it)(?: today)?){_NOW}{END}",
+            (constant("operation", "today"),),
+        ),
+        Pattern(
+            r"^(?:(?:hi|hello|hey|please|can you|could you|would you)[,!]? )*+(?:tell|give) me the "
+            rf"(?:current )?(?:date|day)(?: today)?{END}",
             (constant("operation", "today"),),
         ),
         Pattern(
@@ -142,11 +184,12 @@ SPEC: Final = ToolSpec(
         Pattern(
             rf"\b{_WHICH_DAY}(?: of the week)?+"
             r"(?: (?:is|was|will|does|did|do|it|be|fall|falls|on|land)\b){1,4}+ "
-            rf"(?P<date>{DATE})(?: (?:be|fall|land))?+(?: on)?+(?: in)?+{END}",
+            rf"(?P<date>{DATE}{_ON_YEAR})(?: (?:going to )?(?:be|fall|land))?+(?: on)?+(?: in)?+{END}",
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
-            rf"\b{_WHICH_DAY}(?: of the week)?+ (?P<date>{DATE}) (?:is|was|will be|falls on){END}",
+            rf"\b{_WHICH_DAY}(?: of the week)?+ (?P<date>{DATE}{_ON_YEAR})"
+            rf"(?: (?:is|was|will be|would be|(?:falls|fell|lands|is)(?: on)?))?{END}",
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
@@ -155,8 +198,8 @@ SPEC: Final = ToolSpec(
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
-            rf"\b(?:is|was|will|does|did) (?P<date>{DATE}) (?:be |fall |land )?(?:on )?an? "
-            rf"(?:{WEEKDAY}|week ?day|weekend|work(?:ing)? ?day){END}",
+            rf"\b(?:is|was|will|does|did) (?P<date>{DATE}) (?:be |fall |land )?(?:on )?(?:an? "
+            rf"(?:{WEEKDAY}|week ?day|weekend|work(?:ing)? ?day)(?: or (?:an? )?{WEEKDAY})?+|{WEEKDAY}){END}",
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
@@ -173,7 +216,25 @@ SPEC: Final = ToolSpec(
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
-            rf"\b(?:what|which) date (?:is|was|will) (?:it )?(?:be )?(?P<date>{DATE}){END}",
+            rf"(?P<date>{DATE})(?:[,.;:]| -)?+ (?:(?:and|so) )?(?:on )?{_WHICH_DAY}(?: of the week)?+ (?:is|was|will) "
+            rf"(?:that|this)(?: be| fall on)?+{END}",
+            (constant("operation", "weekday"), date("date", past=True)),
+        ),
+        Pattern(
+            rf"(?P<date>{DATE})(?:[,;:]| ?[-–—])?+ (?:what|which) (?:week ?day|day of the week){END}",
+            (constant("operation", "weekday"), date("date")),
+        ),
+        Pattern(
+            rf"\b(?:what['’]?s|what (?:is|was)|when was|tell me|give me) (?:the (?:date|day) (?:of |for |on )?)?"
+            rf"(?P<date>last {WEEKDAY})(?:['’]s date)?+{END}",
+            (constant("operation", "weekday"), date("date")),
+        ),
+        Pattern(
+            rf"\bwhat(?:['’]?s| is) (?P<date>{WEEKDAY})['’]s date{END}",
+            (constant("operation", "weekday"), date("date")),
+        ),
+        Pattern(
+            rf"\b(?:what|which) date (?:is|was|will) (?:it )?(?:be )?(?:on )?(?P<date>{DATE}){END}",
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
@@ -182,25 +243,61 @@ SPEC: Final = ToolSpec(
         # next Friday
         Pattern(
             rf"(?:\b{_WHAT_DATE}{_IS}?+|\bwhat{_IS}) (?:it )?(?:on )?(?:the )?(?:date of )?(?:the )?"
-            rf"(?:next|this|coming|this coming) (?P<weekday>{WEEKDAY}){END}",
+            rf"(?:next|this|coming|this coming) (?P<weekday>{WEEKDAY})(?:['’]s date)?+{END}",
+            (constant("operation", "next_weekday"), text("weekday")),
+        ),
+        Pattern(
+            rf"(?:\b(?:what|which) date (?:does|will|is) |\bwhen (?:does|will) |{BEGIN}(?:the )?date (?:of |for |on )?)"
+            rf"(?:the )?(?:next|coming|this coming) (?P<weekday>{WEEKDAY})(?: (?:fall|be|land)(?: on)?)?+{END}",
+            (constant("operation", "next_weekday"), text("weekday")),
+        ),
+        # when is Friday, next Friday's date, next Friday is what date
+        Pattern(
+            rf"\b(?:when(?:['’]?s| is)|(?:what|which) date (?:does|will)) (?P<weekday>{WEEKDAY})"
+            rf"(?: (?:fall|be|land)(?: on)?)?+{END}",
+            (constant("operation", "next_weekday"), text("weekday")),
+        ),
+        Pattern(
+            rf"\b(?:next|this|coming) (?P<weekday>{WEEKDAY})"
+            rf"(?:['’]s date| (?:is|falls on|will be) (?:what|which) date){END}",
             (constant("operation", "next_weekday"), text("weekday")),
         ),
         # a day plus or minus
         Pattern(
-            rf"\b(?:{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date|that|fall|comes?)\b){{0,3}}+|what(?:['’]?s| is)"
-            rf"|the (?:date|day)(?: that is)?)(?: exactly)?+ (?P<amount>{AMOUNT}) {_UNIT} "
+            rf"\b(?:{_WHAT_DATE}(?: (?:is|was|will|would|it['’]ll|it|be|the date|that|falls?|comes?"
+            r"|(?:do )?(?:i|we|you) get)\b){0,3}+"
+            rf"|what(?:['’]?s| is)|the (?:date|day)(?: that is)?)(?: exactly)?+ (?P<amount>{AMOUNT}) {_UNIT} "
             rf"(?:{_FROM_NOW}|(?:from|after) (?P<date>{DATE})){END}",
             (constant("operation", "add"), number("amount"), text("unit"), date("date", optional=True)),
         ),
         Pattern(
-            rf"\b(?:{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date)\b){{0,3}}+|the (?:date|day)) in "
-            rf"(?P<amount>{AMOUNT}) {_UNIT}{END}",
+            rf"\b(?:{_WHAT_DATE}(?: (?:is|was|will|would|it['’]ll|it|be|the date)\b){{0,3}}+|the (?:date|day)) in "
+            rf"(?P<amount>{AMOUNT}) {_UNIT}(?: from now| time)?+{END}",
             (constant("operation", "add"), number("amount"), text("unit")),
         ),
         Pattern(
             rf"\b(?:{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date|that|fall)\b){{0,3}}+|what(?:['’]?s| is| was)"
             rf"|the (?:date|day)(?: that is)?)(?: exactly)?+ (?P<amount>{AMOUNT}) {_UNIT} "
             rf"(?:ago|earlier|before (?P<date>{DATE})){END}",
+            (constant("operation", "subtract"), number("amount"), text("unit"), date("date", optional=True)),
+        ),
+        # 10 days before Christmas is what date; in 3 weeks, what day will it be
+        Pattern(
+            rf"(?P<amount>{AMOUNT}) {_UNIT} (?:{_FROM_NOW}|(?:from|after) (?P<date>{DATE}))(?:[,.;:]| -)?+ "
+            rf"(?:so |and )?(?:(?:is|was|will be|falls on) (?:what|which) (?:date|day)|{_ASK_DATE}){END}",
+            (constant("operation", "add"), number("amount"), text("unit"), date("date", optional=True)),
+        ),
+        Pattern(
+            rf"(?P<amount>{AMOUNT}) {_UNIT} (?:ago|before (?P<date>{DATE}))(?:[,.;:]| -)?+ (?:so |and )?"
+            rf"(?:(?:is|was|will be|falls on) (?:what|which) (?:date|day)|{_ASK_DATE}){END}",
+            (constant("operation", "subtract"), number("amount"), text("unit"), date("date", optional=True)),
+        ),
+        Pattern(
+            rf"\bin (?P<amount>{AMOUNT}) {_UNIT}(?: (?:from now|time))?+,? {_ASK_DATE}{END}",
+            (constant("operation", "add"), number("amount"), text("unit")),
+        ),
+        Pattern(
+            rf"^(?P<amount>{AMOUNT}) {_UNIT} (?:ago|(?:before|prior to) (?P<date>{DATE})){_ALONE}",
             (constant("operation", "subtract"), number("amount"), text("unit"), date("date", optional=True)),
         ),
         Pattern(
@@ -212,22 +309,32 @@ SPEC: Final = ToolSpec(
             (constant("operation", "subtract"), date("date"), number("amount"), text("unit")),
         ),
         Pattern(
-            rf"{BEGIN}add (?P<amount>{AMOUNT}) {_UNIT} to (?P<date>{DATE}){END}",
+            rf"{BEGIN}(?:add|(?:count|go)(?: forwards?)?) (?P<amount>{AMOUNT}) {_UNIT} "
+            rf"(?:to|on to|onto|after|(?:forwards? |on )?from) (?P<date>{DATE}){END}",
             (constant("operation", "add"), number("amount"), text("unit"), date("date")),
         ),
         Pattern(
-            rf"{BEGIN}subtract (?P<amount>{AMOUNT}) {_UNIT} from (?P<date>{DATE}){END}",
+            rf"{BEGIN}(?:subtract|take(?: away)?|deduct|(?:count|go) back(?:wards?)?) (?P<amount>{AMOUNT}) {_UNIT} "
+            rf"(?:off|from) (?P<date>{DATE}){END}",
             (constant("operation", "subtract"), number("amount"), text("unit"), date("date")),
         ),
         Pattern(
-            rf"^(?P<amount>{AMOUNT}) {_UNIT} (?:{_FROM_NOW}|(?:from|after) (?P<date>{DATE})){END}",
+            rf"{BEGIN}(?:count|go) (?P<amount>{AMOUNT}) {_UNIT} back(?:wards?)? from (?P<date>{DATE}){END}",
+            (constant("operation", "subtract"), number("amount"), text("unit"), date("date")),
+        ),
+        Pattern(
+            rf"^(?:date |day )?(?P<amount>{AMOUNT}) {_UNIT} (?:{_FROM_NOW}|(?:from|after) (?P<date>{DATE})){_ALONE}",
             (constant("operation", "add"), number("amount"), text("unit"), date("date", optional=True)),
         ),
         # leap years
         Pattern(
-            rf"\b(?:is|was|will|isn['’]t|wasn['’]t) (?:the year )?(?:this year|(?P<year>\d{{4}}))(?: be)?+ "
-            rf"(?:a )?leap year{END}",
+            rf"\b(?:is|was|will|isn['’]t|wasn['’]t) (?:the year )?(?:this year|(?P<year>\d{{4}}))"
+            rf"(?: be| going to be)?+ (?:a )?leap year{END}",
             (constant("operation", "leap_year"), number("year", optional=True)),
+        ),
+        Pattern(
+            rf"\b(?:does|is) (?:the year )?(?P<year>\d{{4}}) (?:count as (?:a )?leap year|leap){END}",
+            (constant("operation", "leap_year"), number("year")),
         ),
         Pattern(
             rf"\b(?:(?:if|whether|that) (?P<year>\d{{4}}) (?:is|was|will be)"
@@ -242,20 +349,24 @@ SPEC: Final = ToolSpec(
         Pattern(
             r"\b(?:(?:what|which) week|(?:iso|calendar) week(?: number)?+|week number|week of the year)"
             r"(?: (?:is|are|does|was|will|we|it|for|of|in|on|be|this)\b){0,3}+ "
-            rf"(?P<date>{DATE})(?: (?:fall|be))?+(?: in)?+{END}",
+            rf"(?P<date>{DATE})(?: (?:falls?|be|is|was|will be|belongs))?+(?: (?:in(?:to)?|to))?+{END}",
             (constant("operation", "iso_week"), date("date")),
         ),
         Pattern(
             r"\b(?:what|which)(?:['’]?s\b| is\b)?+ (?:the )?(?:current )?(?:iso |calendar )?"
             r"week(?: number| of the year)?+"
-            rf" (?:is it|are we in|do we have|is this)(?: (?:today|now|this week))?+{END}",
+            rf" (?:is it|are we in|do we have|is this){_NOW}{END}",
             (constant("operation", "iso_week"),),
         ),
         Pattern(
             r"\b(?:what(?:['’]?s| is)|tell me|give me) (?:the |this )?"
             r"(?:(?:current )?(?:iso |calendar )?week(?: number| of the year)|current (?:iso |calendar )?week)"
-            rf"(?: (?:today|now|this week))?+{END}",
+            rf"{_NOW}{END}",
             (constant("operation", "iso_week"),),
+        ),
+        Pattern(
+            rf"(?P<date>{DATE}) (?:is in|falls in(?:to)?|belongs to) (?:what|which) (?:iso |calendar )?week{END}",
+            (constant("operation", "iso_week"), date("date")),
         ),
         # 距离2027年1月1日还有多少天
         Pattern(

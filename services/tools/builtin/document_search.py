@@ -14,19 +14,38 @@ from services.tools.types import Context, Example, Output, Pattern, ToolSpec, te
 
 _DEFAULT_TOP_K: Final = 3
 _QUOTE_CHARS: Final = 160
+# "the docs", "all of our internal documentation", "the employee handbook"
 _DOCUMENTS: Final = (
-    r"(?:through )?(?:the |my |our |your |all )?(?:project['’]?s? |weft )?"
-    r"(?:uploaded |ingested )?(?:docs?|documents?|documentation|manuals?|files|knowledge base)\b"
+    r"(?:through )?(?:all (?:of )?)?+(?:(?:the|my|our|your|these|those|this) )?+"
+    r"(?:(?!(?:in|on|of|for|from|and|or|to|about|with)\b)[a-z'’-]{1,20}+ ){0,2}?"
+    r"(?:docs?|documents?|documentation|manuals?|files|uploads|handbooks?|guides?|wiki|pdfs?|corpus|archives?"
+    r"|notes|runbooks?|policies|knowledge ?base)\b"
+)
+_REQUEST: Final = (
+    r"(?:calculate|compute|convert|evaluate|tell (?:me|us)|give (?:me|us)|let me know|add|multiply|divide|subtract"
+    r"|(?:work|figure) out|what(?:['’]?s| is| was| are)|how (?:many|much|long|far))"
 )
 # The words to look for end at a mark, or where another request begins.
 _STOP: Final = (
-    r"(?=\s?(?:[?!;]|\.(?:\s|$)|$)|,? (?:and|then|and then|also) (?:what|how|which|when|is|are|was|will|calculate"
-    r"|compute|convert|tell|give|add|multiply|divide|subtract|search|find|look)\b|,? please\b)"
+    rf"(?=\s?(?:[?!;]|\.(?:\s|$)|$)|, (?:and |then |also )?{_REQUEST}\b"
+    rf"|,? (?:and|then|and then|also|and also|as well as|plus) (?:{_REQUEST}|what|how|which|when|is|are|was|will|solve"
+    r"|round|express|change|count|check|search|find|look)\b"
+    r"|,? (?:please|for me|thanks|thank you)(?:$|[?!.,;]))"
 )
-_WORDS: Final = r"['\"“‘]?(?P<query>[^?!;\n]{1,300}?)['\"”’]?"
-_ABOUT: Final = r"(?:for|about|on)"
+_WORDS: Final = r"(?:the (?:word|phrase|term)s? (?=['\"“‘]))?+['\"“‘]?(?P<query>[^?!;\n]{1,300}?)['\"”’]?"
+_ABOUT: Final = r"(?:for|about|on|regarding|concerning|containing|mentioning|that mentions?)"
 _MENTIONS: Final = (
-    r"(?:(?:all |any )?(?:mentions?|references?|passages?|everything|anything|something) (?:of|to|on|about|for) )?"
+    r"(?:(?:all |any |the )?(?:mentions?|references?|passages?|sections?|parts?|paragraphs?|everything|anything"
+    r"|something|information|info) (?:of|to|on|about|for|regarding|mentioning|that mentions?) )?+"
+)
+_LOOK: Final = (
+    r"(?:(?:go )?(?:search|look|check)|query|scan|go|dig|browse|comb|consult|(?:have|take) a (?:quick )?look)"
+)
+_IN: Final = r"(?: (?:in|into|through|up|inside|within|at|over|across))?+"
+# "what they say about", between "search the docs and tell me" and what is asked
+_THEY_SAY: Final = (
+    r"(?:(?:what|whatever|anything|everything) (?:(?:they|it|is|there is|we) )?(?:(?:says?|said|written|have|has) )?"
+    rf"{_ABOUT} )?+"
 )
 
 SPEC: Final = ToolSpec(
@@ -77,20 +96,51 @@ SPEC: Final = ToolSpec(
     patterns=(
         # search the docs for X
         Pattern(
-            rf"{BEGIN}(?:search|look|check|query|scan|go)(?: (?:in|through|up|inside|within))?+ {_DOCUMENTS}"
+            rf"{BEGIN}{_LOOK}{_IN} {_DOCUMENTS}"
             rf"(?:(?: and (?:see|find|look))?+ {_ABOUT}|:) {_MENTIONS}{_WORDS}{_STOP}",
+            (text("query"),),
+        ),
+        # check in the docs what X is
+        Pattern(
+            rf"{BEGIN}(?:search|look|check|see){_IN} {_DOCUMENTS} "
+            rf"(?P<query>(?:what|who|when|where|which|how|why|whether|if) [^?!;]{{1,300}}?){_STOP}",
+            (text("query"),),
+        ),
+        # in the documents, look up X
+        Pattern(
+            rf"(?:^|[?!,;:.] |\b(?:and|then|please) )(?:in|from|using|within) {_DOCUMENTS},? (?:please )?"
+            rf"(?:look up|look for|search for|search|find|check for) {_MENTIONS}{_WORDS}{_STOP}",
+            (text("query"),),
+        ),
+        # do a quick search for X in the docs
+        Pattern(
+            rf"{BEGIN}(?:do|run|perform|make|start) an? (?:quick )?search (?:for|on|about) {_WORDS} "
+            rf"(?:in|within|inside|across|of|through) {_DOCUMENTS}{_STOP}",
+            (text("query"),),
+        ),
+        # search the docs and tell me X, look through our files to see what they say about X
+        Pattern(
+            rf"{BEGIN}{_LOOK}{_IN} {_DOCUMENTS},? (?:and|to|then) (?:then )?(?:tell me|let me know|see|find out|find"
+            rf"|check|show me|give me|explain|summari[sz]e|list) {_THEY_SAY}{_MENTIONS}{_WORDS}{_STOP}",
             (text("query"),),
         ),
         # do a document search for X, run a search in the docs for X
         Pattern(
-            rf"{BEGIN}(?:do|run|perform|make|start) (?:a |an )?(?:document search|docs search"
-            rf"|search (?:in|of|through|over|across) {_DOCUMENTS}) {_ABOUT} {_WORDS}{_STOP}",
+            rf"{BEGIN}(?:do|run|perform|make|start|use) (?:a |an |the )?(?:quick )?"
+            rf"(?:(?:document|docs|documentation) search(?: tool)?|search (?:in|of|through|over|across) {_DOCUMENTS}) "
+            rf"(?:{_ABOUT}|(?:to|and) (?:find|look for|look up|get)) {_MENTIONS}{_WORDS}{_STOP}",
             (text("query"),),
         ),
-        # look up X in the documents, find mentions of X in our documentation
+        # look up X in the documents, find mentions of X in our documentation, look X up in the docs
         Pattern(
-            rf"{BEGIN}(?:look up|look for|search for|find|search) {_MENTIONS}{_WORDS} (?:in|within|inside|from|across) "
-            rf"{_DOCUMENTS}{_STOP}",
+            rf"{BEGIN}(?:look up|look for|look|search for|find|search|locate|retrieve|pull up|fetch)(?: me| us)?+ "
+            rf"{_MENTIONS}{_WORDS} (?:up )?(?:in|within|inside|from|across) {_DOCUMENTS}{_STOP}",
+            (text("query"),),
+        ),
+        # find out what the docs say about X
+        Pattern(
+            rf"{BEGIN}(?:look up|find out|find|check|see|search for) what {_DOCUMENTS} (?:says?|have to say|has to say"
+            rf"|mentions?|contains?) (?:about|on|regarding|concerning) {_WORDS}{_STOP}",
             (text("query"),),
         ),
     ),

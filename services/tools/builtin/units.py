@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from services.tools import measures
-from services.tools.builtin._wording import AMOUNT, ASK, BEGIN, END, any_of
+from services.tools.builtin._wording import AMOUNT, ASK, BEGIN, END, NUMBER, any_of
 from services.tools.ports import DocumentFinder, ToolFunction
 from services.tools.types import (
     BadArgument,
@@ -22,6 +22,15 @@ from services.tools.types import (
 )
 
 _SHOWN_DIGITS: Final = 10
+_NO_SECOND_PART: Final = "".join(
+    rf"(?<!\d{space}{unit}{join})"
+    for space in ("", " ")
+    for unit in ("feet", "foot", "ft", "pounds", "pound", "lbs", "lb", "stone", "hours", "hour", "minutes", "minute")
+    for join in (" ", " and ", ", ")
+)
+_HOW: Final = r"(?:what|how (?:much|many|long|far|tall|high|heavy|warm|hot|cold|fast|big))"
+# What may stand between a measure and a question about it: " tall,", " outside; and", ". So"
+_ASIDE: Final = r"(?: (?!what\b|how\b)[a-z]{1,12}+){0,3}?(?:[,.;:?!]|,? [-–—])?+ (?:(?:and|so|but|then) )?"
 
 
 def _patterns(kind: str) -> tuple[Pattern, ...]:
@@ -30,44 +39,66 @@ def _patterns(kind: str) -> tuple[Pattern, ...]:
     names = any_of(*(name.replace(" ", "[ -]").replace("^", r"\^") for name in measures.names_of(kind)))
     degree = "(?:°|degrees? )?" if kind == "temperature" else ""
     unit = rf"{degree}{names}(?![\w³²^/])"
-    value = rf"(?P<value>(?:minus |negative )?{AMOUNT})"
+    # "5 feet 11 inches" is no 11 inches, nor is "2 hours and 10 minutes" 10 minutes.
+    bare = rf"(?<![\w.,/+*'-]){_NO_SECOND_PART}(?<!\d['’′] )"
+    value = rf"{bare}(?P<value>(?:minus |negative )?{AMOUNT})[ -]?"
+    source = rf"(?P<from>{unit})"
     arguments = (number("value"), text("from"), text("to"))
     return (
         # 10 miles in km; convert 3 feet to metres; 70 kg, how much is that in pounds
         Pattern(
-            rf"(?<![\w.,/+*-]){value} ?(?P<from>{unit})(?: (?:is|are|equals?|makes?|be))?+,?"
-            rf"(?: (?:(?:what|how (?:much|many|long|far|tall|heavy|warm|hot|fast)) (?:is|are) (?:that|it|this) ))?+"
-            rf" ?(?:in|to|into|as|expressed in|converted to) (?P<to>{unit}){END}",
+            rf"{value}{source}(?: of [a-z]++)?(?: (?:is|are|equals?|makes?|be|would be|weighs?|measures?"
+            r"|comes?(?: out)?|works? out|what))?+[,.;:?]?+"
+            rf" (?:in|to|into|as|in terms of|expressed in|converted (?:in)?to|->|→) (?P<to>{unit}){END}",
+            arguments,
+        ),
+        # I'm 68 inches tall, what's that in cm; the parcel weighs 3 kg. How much is that in pounds
+        Pattern(
+            rf"{value}{source}{_ASIDE}{_HOW}(?:['’]?s| is| are| was| would| will| does)? (?:that|it|this|those|they)"
+            rf"(?: (?:be|come to|make|equal|weigh|measure))?+ (?:in|to|into|as) (?P<to>{unit}){END}",
+            arguments,
+        ),
+        # 500 ml is what in cups
+        Pattern(
+            rf"{value}{source} (?:is|are|equals?) (?:what|how much) in (?P<to>{unit}){END}",
             arguments,
         ),
         # how many grams are in 3 ounces; how many feet is 1.85 m; how many feet does a mile have
         Pattern(
-            rf"\bhow (?:many|much) (?P<to>{unit})(?: (?:is|are|there|do|does|make|makes|fit|go|equal|equals|you get))"
-            rf"{{0,3}}+(?: (?:in|into|to|from))?+ (?P<value>{AMOUNT}) ?(?P<from>{unit})"
-            rf"(?: (?:have|has|make|equal|contain|hold))?+{END}",
+            rf"\bhow (?:many|much) (?P<to>{unit})(?: (?:is|are|there|do|does|will|would|can|make up|makes?|fit|go"
+            rf"|equals?|be|you get|i get|we get)\b)"
+            rf"{{0,3}}+(?: (?:in|into|to|from|for))?+ (?:an? (?=\d))?+(?P<value>{AMOUNT})[ -]?{source}"
+            rf"(?: of [a-z]++)?(?: (?:have|has|make|equals?|contain|hold|is|are|be|weigh|come to|amount to))?+{END}",
+            arguments,
+        ),
+        # how many cups in a 2 litre bottle
+        Pattern(
+            rf"\bhow (?:many|much) (?P<to>{unit})(?: (?:is|are|there|do|does|will|would)\b){{0,2}}+(?: (?:in|from))?+"
+            rf" (?:an?|one|my|the) (?P<value>{NUMBER})[ -]?{source} [a-z]++"
+            rf"(?: (?:have|has|make|equal|contain|hold|be|weigh|last|take))?+{END}",
             arguments,
         ),
         # what is the number of seconds in a week
         Pattern(
-            rf"(?:{ASK}|{BEGIN})(?:the )?number of (?P<to>{unit}) (?:in|per) "
-            rf"(?P<value>{AMOUNT}) ?(?P<from>{unit}){END}",
+            rf"(?:{ASK}|{BEGIN})(?:the )?number of (?P<to>{unit}) (?:in|per) (?P<value>{AMOUNT})[ -]?{source}{END}",
             arguments,
         ),
         # a box weighs 12 ounces, how many grams is that
         Pattern(
-            rf"(?<![\w.,/+*-]){value} ?(?P<from>{unit})[,.;:]?+ (?:and |so )?how many (?P<to>{unit}) "
-            rf"(?:is|are|does|do) (?:that|it|this|those|they)(?: make)?+{END}",
+            rf"{value}{source}{_ASIDE}how many (?P<to>{unit}) (?:is|are|was|would|will|does|do) "
+            rf"(?:that|it|this|those|they)(?: (?:make|be|come to|equal))?+{END}",
             arguments,
         ),
-        # 100 meters equals how many feet
+        # 100 meters equals how many feet, a 5-mile walk is how many km
         Pattern(
-            rf"(?<![\w.,/+*-]){value} ?(?P<from>{unit}) (?:is|are|equals?|makes?|in) how many (?P<to>{unit}){END}",
+            rf"{value}{source}(?: (?!in\b)[a-z]++)? (?:is|are|equals?|makes?|would be|in|=) "
+            rf"how many (?P<to>{unit}){END}",
             arguments,
         ),
-        # in kilometres, how far is 26 miles
+        # in kilometres, how far is 26 miles; convert to km: 5 miles; the area in hectares of 12 acres
         Pattern(
-            rf"\b(?:in|into) (?P<to>{unit}),? (?:what|how (?:much|many|long|far|tall|heavy|warm|hot|fast)) (?:is|are) "
-            rf"(?P<value>{AMOUNT}) ?(?P<from>{unit}){END}",
+            rf"\b(?:in|into|to) (?P<to>{unit})(?:,? {_HOW}(?:['’]?s| is| are)|:| is| are| of| for) "
+            rf"(?P<value>{AMOUNT})[ -]?{source}{END}",
             arguments,
         ),
     )
