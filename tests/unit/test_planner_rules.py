@@ -84,7 +84,7 @@ async def test_none_of_40_plain_questions_kept_apart_calls_a_tool() -> None:
 
 
 @pytest.mark.parametrize("name", ["planner_fresh.json", "planner_fresh_2.json", "planner_fresh_3.json"])
-async def test_fresh_questions_by_a_stranger_are_planned_right_and_plain_ones_call_nothing(name: str) -> None:
+async def test_of_40_fresh_questions_at_least_35_are_planned_right_and_no_plain_one_calls_a_tool(name: str) -> None:
     fresh = questions(name)
     failed = await wrong(fresh["tool_questions"])
 
