@@ -83,6 +83,7 @@ def request(message: pb.GenerateRequest) -> Request:
         include_token_ids=message.include_token_ids,
         priority=message.priority,
         grounded_only=message.grounded_only if message.HasField("grounded_only") else True,
+        query=check_text("query", message.query, max_chars=MAX_CONTENT_CHARS, min_chars=0),
     )
 
 

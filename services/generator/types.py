@@ -125,6 +125,8 @@ class Request:
     priority: int = 0
     grounded_only: bool = True
     """Whether to abstain where the passages hold no answer."""
+    query: str = ""
+    """The user's last message as it was searched for, completed from the conversation; empty where it stands alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 start?"
 
 A search knows nothing of what was said before, so such a question is completed: the telling words of the
-question before (as it was completed itself) are put behind it in brackets. Rules, no model:
+question before (as it was completed itself) are put behind it in brackets. That is the turn's *query*: what
+the retriever searches. The generator is given both, what was written and the query, so that what is asked can
+outweigh what it is about. Rules, no model:
 
 - it **begins like a continuation**: and, or, but, so, also, what about, how about, why, …;
 - it is **elliptical**: at most ``_SHORT_WORDS`` words that begin with a preposition;

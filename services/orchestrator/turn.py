@@ -218,7 +218,8 @@ class TurnRun:
     async def _answer(self) -> Finished:
         """The end of the turn, with all text in the outbox."""
         prompt = Prompt(
-            question=self._query,
+            question=self._request.question,
+            query=self._query,
             history=self._history,
             tool_results=tuple(self._results[call_id] for call_id in sorted(self._results, key=int)),
             passages=self._passages,

@@ -209,6 +209,7 @@ class Prompt:
     """All that a model is given."""
 
     question: str
+    query: str = ""  # the question as it was searched: completed from the session where it leant on it
     history: tuple[Exchange, ...] = ()
     tool_results: tuple[ToolResult, ...] = ()
     passages: tuple[Passage, ...] = ()

@@ -199,9 +199,61 @@ async def test_results_of_earlier_turns_are_history() -> None:
 
 async def test_a_question_that_names_nothing_leans_on_the_one_before() -> None:
     said = await answer(
-        user("When does a session expire?"), Message(Role.ASSISTANT, "After an hour."), user("Why is that?")
+        user("When does a session expire?"), Message(Role.ASSISTANT, "After an hour."), user("And how is that?")
     )
     assert "expires" in said.text
+
+
+async def test_why_is_answered_by_a_reason_or_not_at_all() -> None:
+    before = (user("When does the bridge close?"), Message(Role.ASSISTANT, "The bridge closes at ten."))
+    fact = Passage("p", "The bridge closes at ten. The bridge was built by the town.")
+    reason = Passage("q", "The bridge closes at ten because its lamps are weak.")
+    assert (await answer(*before, user("Why?"), passages=(fact,))).reason is FinishReason.ABSTAINED
+    assert (await answer(*before, user("Why?"), passages=(fact, reason))).text == reason.text
+
+
+async def test_a_follow_up_is_answered_by_its_own_words_and_the_session_says_what_about() -> None:
+    library = Passage("p", "The library opens at nine. It closes at six.")
+    cafe = Passage("q", "The café opens at seven. It closes at four.")
+    asked = (user("When does the library open?"), Message(Role.ASSISTANT, "At nine."), user("And when does it close?"))
+    query = "And when does it close? (library open)"
+    assert (await answer(*asked, passages=(cafe, library), query=query)).text == "It closes at six."
+
+
+async def test_what_only_the_session_spoke_of_answers_nothing() -> None:
+    asked = (user("When does the library open?"), Message(Role.ASSISTANT, "At nine."), user("And the swimming pool?"))
+    said = await answer(
+        *asked, passages=(Passage("p", "The library opens at nine."),), query="And the swimming pool? (library open)"
+    )
+    assert said.reason is FinishReason.ABSTAINED
+
+
+async def test_a_tools_result_for_a_follow_up_needs_no_passage() -> None:
+    said = await answer(
+        user("When does a session expire?"),
+        Message(Role.ASSISTANT, "After an hour."),
+        user("And what is 12 times 7?"),
+        tool("12 × 7 = 84."),
+        query="And what is 12 times 7? (session expire)",
+    )
+    assert said.text == "12 × 7 = 84."
+
+
+LISTING = Passage(
+    "p", "# From Python\n\n```python\nanswer = await c.ask('What happens when a canary dies?')\n```\n\nIt is typed.\n"
+)
+
+
+async def test_a_listing_is_no_answer_to_a_question_for_facts_nor_what_stands_in_it() -> None:
+    assert (await answer(user("What happens when a canary dies?"), passages=(LISTING,))).citations == ()
+
+
+async def test_a_listing_answers_where_one_is_asked_for_and_no_sentence_does() -> None:
+    said = await answer(user("How do I ask from Python when a canary dies?"), passages=(LISTING,))
+    assert said.text == LISTING.text[15:-15]
+    prose = Passage("q", "From Python you ask when a canary dies by `await c.ask(…)`.")
+    said = await answer(user("How do I ask from Python when a canary dies?"), passages=(LISTING, prose))
+    assert said.text == prose.text
 
 
 async def test_usage_counts_what_was_read_and_written() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.generator.text import sentences, terms, tokens
 from services.generator.text.parts import MAX_PARTS, parts
-from services.generator.text.sentences import MAX_SENTENCE_CHARS, Kind
+from services.generator.text.sentences import MAX_LISTING_CHARS, MAX_SENTENCE_CHARS, Kind
 
 MIXED = st.text(alphabet=st.sampled_from(list("aB1 .?!:;\n\t#|-*`~。！？：，中文会话'’\"()é🙂")), max_size=400)
 
@@ -55,10 +55,28 @@ def test_headings_and_the_row_above_a_tables_rule_are_headings() -> None:
     ]
 
 
-@pytest.mark.parametrize("passage", ["word " * 2_000, "字" * 3_000, "x" * 3_000, "```\n" + "a = 1\n" * 500 + "```"])
-def test_no_sentence_is_too_long_and_nothing_is_lost(passage: str) -> None:
+def test_a_listing_ends_at_its_own_fence_and_not_at_another() -> None:
+    passage = "1. ````\n   ```\n   # code\n   ```\n   ````\n\nWords.\n\n~~~ sh\nls\n```\n~~~\nMore."
+    assert [(passage[s.start : s.end], s.kind) for s in sentences.split(passage)] == [
+        ("````\n   ```\n   # code\n   ```\n   ````", Kind.CODE),
+        ("Words.", Kind.PROSE),
+        ("~~~ sh\nls\n```\n~~~", Kind.CODE),
+        ("More.", Kind.PROSE),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("passage", "limit"),
+    [
+        ("word " * 2_000, MAX_SENTENCE_CHARS),
+        ("字" * 3_000, MAX_SENTENCE_CHARS),
+        ("x" * 3_000, MAX_SENTENCE_CHARS),
+        ("```\n" + "a = 1\n" * 500 + "```", MAX_LISTING_CHARS),
+    ],
+)
+def test_no_sentence_is_too_long_and_nothing_is_lost(passage: str, limit: int) -> None:
     found = texts(passage)
-    assert max(map(len, found)) <= MAX_SENTENCE_CHARS
+    assert max(map(len, found)) <= limit
     assert "".join("".join(found).split()) == "".join(passage.split())
 
 
@@ -72,7 +90,7 @@ def test_sentences_lie_in_the_passage_in_order_and_apart(passage: str) -> None:
         end = span.end
 
 
-@given(MIXED)
+@given(st.one_of(MIXED, st.text(st.characters(max_codepoint=127))))
 def test_tokens_joined_are_the_text(text: str) -> None:
     assert "".join(tokens.tokens(text)) == text
     assert tokens.count(text) == len(tokens.tokens(text)) == sum(length for _, length in tokens.phrases(text))
@@ -112,6 +130,7 @@ def test_asking_words_are_no_terms() -> None:
         ("policies", "policy"),
         ("stopping", "stopped"),
         ("Luther's", "Luther"),
+        ("died", "die"),
     ],
 )
 def test_forms_of_a_word_meet(one: str, other: str) -> None:
@@ -135,6 +154,45 @@ def test_a_matcher_finds_terms_words_of_their_family_and_pairs_of_characters() -
     text = "They decided 会话状态."
     assert matcher.find(text, 0, len(text)) == {0: terms.KIN, 1: 1.0}
     assert matcher.find(text, 0, 4) == {}
+    assert matcher.find_each(text, ((0, 4), (0, len(text)))) == [{}, {0: terms.KIN, 1: 1.0}]
+
+
+def test_english_words_are_read_alike_alone_and_among_others() -> None:
+    text = "it's the 1,000th of 1990s' 3.5 x86_64 a1 9:30"
+    assert terms._ASCII_WORD.findall(text) == terms.WORD.findall(text)
+
+
+def test_a_follow_up_is_about_what_its_completed_form_adds() -> None:
+    question = "And when does it close?"
+    about = terms.read(question).about(terms.context(question, f"{question} (library open today)"))
+    assert [(term.key, term.context) for term in about.terms] == [("clos", False), ("librar", True), ("open", True)]
+    own, *context = (term.weight for term in about.terms)
+    assert sum(context) <= terms.MAX_CONTEXT_SHARE * own
+    assert context == sorted(context, reverse=True)
+
+
+def test_a_question_without_terms_of_its_own_asks_for_all_of_its_context() -> None:
+    about = terms.read("And why?").about(terms.context("And why?", "And why? (library open)"))
+    assert [(term.key, term.weight, term.context) for term in about.terms] == [
+        ("librar", 1.0, False),
+        ("open", 1.0, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("How do I start the mesh?", True),
+        ("Which command starts it?", True),
+        ("Is there an example?", True),
+        ("如何启动？", True),
+        ("How does a session end?", False),
+        ("What happens when a canary dies?", False),
+        ("会话什么时候过期？", False),
+    ],
+)
+def test_only_some_questions_may_be_answered_by_a_listing(question: str, expected: bool) -> None:
+    assert terms.read(question).asks_for_code is expected
 
 
 @pytest.mark.parametrize(

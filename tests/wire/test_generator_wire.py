@@ -120,6 +120,7 @@ REFUSALS = {
     "blank": (asking(user(" \n")), "messages[0].content"),
     "control character": (asking(user("a\x00b")), "messages[0].content"),
     "a megabyte": (asking(user("x" * 1_000_000)), "messages[0].content"),
+    "a query with a control character": (asking(query="a\x00b"), "query"),
     "a megabyte of a tool's": (
         asking(user(), pb.Message(role=pb.ROLE_TOOL, content="x" * 1_000_000)),
         "messages[1].content",

@@ -8,6 +8,11 @@ not looked for again.
     question -> terms -> sentences ranked (text/grounding.py) -> one to three of them, best first
                                     none good enough, no tool spoke -> ABSTAINED
 
+The conversation before it is not read, but for what was answered already. What a follow-up is about comes as the
+request's `query`, the question as it was searched: terms that only the query has are the question's context. They say
+which "it" is meant and answer nothing themselves (text/terms.py, text/followup.py). A listing is quoted only to who
+asks for code, a command, an example or how to do something, and only where no sentence answers.
+
 Usage is counted by text/tokens.py. Temperature and its kin mean nothing here and are passed over.
 """
 
@@ -16,13 +21,15 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from mesh.plugins import Url
 from services.generator.text import parts, terms, tokens
 from services.generator.text.answer import Draft
+from services.generator.text.followup import going_on
 from services.generator.text.grounding import THRESHOLD, Candidate, Grounding
-from services.generator.text.sentences import Sentence
+from services.generator.text.sentences import Kind, Sentence
 from services.generator.types import (
     Capabilities,
     End,
@@ -72,15 +79,15 @@ class Extractive:
     async def generate(self, request: Request) -> AsyncGenerator[ModelEvent, None]:
         """Answer one request."""
         draft = Draft()
-        question, results = _question(request.messages)
-        for result in results:
+        asked = _read(request)
+        for result in asked.results:
             draft.say(result.content)
-        for candidate in await _choose(request, question, results):
+        for candidate in await _choose(request, asked):
             draft.cite(request.passages[candidate.passage], candidate.sentence)
         reason = FinishReason.STOP
         if not draft.text:
             reason = FinishReason.ABSTAINED
-            draft.say(_ABSTENTION_ZH if any(map(terms.is_cjk, question)) else _ABSTENTION_EN)
+            draft.say(_ABSTENTION_ZH if any(map(terms.is_cjk, asked.question)) else _ABSTENTION_EN)
         if draft.cut(request.sampling.stop, request.sampling.max_tokens):
             reason = FinishReason.LENGTH
         output_tokens = 0
@@ -90,39 +97,78 @@ class Extractive:
         yield End(reason, Usage(await _input_tokens(request), output_tokens), draft.citations)
 
 
-def _question(messages: Sequence[Message]) -> tuple[str, list[Message]]:
-    """Return the last message of the user, and the tools' results behind it.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked, out of a conversation."""
 
-    A question that names nothing ("And why?") is read together with the one before.
-    """
-    asked = [index for index, message in enumerate(messages) if message.role is Role.USER]
-    if not asked:
-        return "", [message for message in messages if message.role is Role.TOOL]
-    question = messages[asked[-1]].content
-    if len(asked) > 1 and not terms.read(question).terms:
-        question = f"{messages[asked[-2]].content}\n{question}"
-    return question, [message for message in messages[asked[-1] :] if message.role is Role.TOOL]
+    question: str
+    """The user's last message."""
+    context: Sequence[terms.Term]
+    """What it is about and doesn't say itself."""
+    results: Sequence[Message]
+    """What tools found out about it."""
+    answered: str
+    """What earlier answers have said."""
 
 
-async def _choose(request: Request, question: str, results: Sequence[Message]) -> list[Candidate]:
+def _read(request: Request) -> Asked:
+    messages = request.messages
+    users = [index for index, message in enumerate(messages) if message.role is Role.USER]
+    if not users:
+        return Asked("", (), [message for message in messages if message.role is Role.TOOL], "")
+    last = users[-1]
+    question, query = messages[last].content, request.query
+    if not query and len(users) > 1 and not terms.read(question).terms:  # "And why?"
+        query = messages[users[-2]].content
+    answers = [message.content for message in messages[:last] if message.role is Role.ASSISTANT]
+    return Asked(
+        question,
+        terms.context(question, query) if query else (),
+        [message for message in messages[last:] if message.role is Role.TOOL],
+        "\n".join(answers),
+    )
+
+
+async def _choose(request: Request, asked: Asked) -> list[Candidate]:
     """Return the sentences to say: those near the best, or for a question of several parts the best of each."""
-    asked = parts.parts(question)
-    if len(asked) > 1 and not results:
-        asked.insert(0, question)
-    said = _QUOTED.sub(" ", " ".join(f"{result.name} {result.content}" for result in results))
+    questions = parts.parts(asked.question)
+    if len(questions) > 1 and not asked.results:
+        questions.insert(0, asked.question)
+    said = _QUOTED.sub(" ", " ".join(f"{result.name} {result.content}" for result in asked.results))
     chosen: dict[tuple[int, Sentence], Candidate] = {}
-    for part in asked:
-        read = terms.read(part)
-        if said and not _still_open(read, said):
+    for question in questions:
+        if said and not _still_open(terms.read(question), said):
             continue
-        ranked = await _rank(read, request.passages)
-        good = [candidate for candidate in ranked if candidate.score >= THRESHOLD]
-        if not request.grounded_only and not results:
-            good = good or ranked[:1]
+        good = await _answers(request, question, asked)
         near = good[:1] + [candidate for candidate in good[1:] if _adds(candidate, good[0])]
-        for candidate in near if len(asked) == 1 else near[:1]:
+        for candidate in near if len(questions) == 1 else near[:1]:
             chosen.setdefault((candidate.passage, candidate.sentence), candidate)
     return list(chosen.values())[:MAX_SENTENCES]
+
+
+async def _answers(request: Request, question: str, asked: Asked) -> list[Candidate]:
+    """Return the sentences that answer a question, best first."""
+    read = terms.read(question)
+    ranked = await _rank(read.about(asked.context), request.passages)
+    good = _good(ranked)
+    if asked.context:
+        if not good and not read.telling:
+            ranked = await _rank(replace(read, terms=()).about(asked.context), request.passages)
+            good = _good(ranked)
+        good = going_on(question, read, good, asked.answered, lambda candidate: _quote(request, candidate))
+    if not good and not request.grounded_only and not asked.results:
+        return ranked[:1]
+    return good
+
+
+def _good(ranked: list[Candidate]) -> list[Candidate]:
+    """Those that answer; listings only where nothing else does."""
+    good = [candidate for candidate in ranked if candidate.score >= THRESHOLD]
+    return [candidate for candidate in good if candidate.sentence.kind is not Kind.CODE] or good
+
+
+def _quote(request: Request, candidate: Candidate) -> str:
+    return request.passages[candidate.passage].text[candidate.sentence.start : candidate.sentence.end]
 
 
 def _adds(candidate: Candidate, best: Candidate) -> bool:
@@ -142,7 +188,8 @@ async def _rank(question: terms.Question, passages: Sequence[Passage]) -> list[C
         return []
     grounding = Grounding(question)
     async for passage in _paced(passages, lambda passage: len(passage.text)):
-        grounding.add(passage.text, f"{passage.title}\n{passage.section}")
+        document = passage.name.partition("/chunks/")[0]
+        grounding.add(passage.text, passage.title, passage.section, document)
     return grounding.rank()
 
 

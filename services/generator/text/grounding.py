@@ -12,6 +12,11 @@ where each part is a share of the question's weight. The last factor lets a long
 share of it: three terms of eight found together are no accident, one of three may be. A score of THRESHOLD or more
 grounds an answer.
 
+Of a question with a context (see `terms.Question.about`) only a sentence answers that speaks, itself or in the heading
+above it, of something that the question itself asks; a document that shows nothing of the context shares a word by
+chance. Listings are looked at where the question asks for code, and what they hold counts for themselves alone: a
+string or a name in one is nothing that the text around it says.
+
 The weights and the threshold were chosen on half of XQuAD's articles; benchmarks/grounding.py measures on the other
 half. What was tried and dropped, for it moved nothing: telling the kind of answer (a date for "when", a number for
 "how many"), and separate thresholds for English and Chinese.
@@ -54,7 +59,7 @@ class Candidate:
     sentence: Sentence
     score: float
     share: float
-    """How much of the question the sentence speaks of by itself, 0 to 1."""
+    """How much of what the question itself asks the sentence speaks of by itself, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class ReadSentence:
     sentence: Sentence
     terms: Found
     context: Found
-    """Of the sentence, the one before, the one after, and the heading or question above."""
+    """Of the sentence, the one before, the one after, and what heads it; of a listing, all around it."""
     defines: bool
     """Whether it says what the thing is that the question asks for."""
 
@@ -77,6 +82,7 @@ class ReadPassage:
     terms: Found
     """Of all its sentences, its title and its section."""
     sentences_in_all: int
+    document: str
 
 
 class Grounding:
@@ -86,53 +92,84 @@ class Grounding:
         self._question = question
         self._matcher = Matcher(question.terms)
         self._passages: list[ReadPassage] = []
+        self._context = frozenset(index for index, term in enumerate(question.terms) if term.context)
 
-    def add(self, text: str, around: str) -> None:
-        """Search the next passage; `around` is what stands above it: title and section."""
-        spans = split(text)
-        found = [self._matcher.find(text, span.start, span.end) for span in spans]
-        everything = _union((self._matcher.find(around, 0, len(around)), *found))
+    def add(self, text: str, title: str = "", section: str = "", document: str = "") -> None:
+        """Search the next passage; `section` are the headings above it."""
+        spans, for_code = split(text), self._question.asks_for_code
+        listings = [span for span in spans if span.kind is Kind.CODE]
+        if listings:
+            spans = [span for span in spans if span.kind is not Kind.CODE]
+        found = self._matcher.find_each(
+            text, [(span.start, span.end if for_code else span.listing_start or span.end) for span in spans]
+        )
+        above = self._matcher.find(section, 0, len(section)) if section else {}
+        everything = _union((self._matcher.find(title, 0, len(title)) if title else {}, above, *found))
         lead_only = [not _can_answer(text, span) for span in spans]
         sentences: list[ReadSentence] = []
-        above: Found = {}
         for index, span in enumerate(spans):
             if lead_only[index]:
                 above = found[index]
                 if not all(lead_only):
                     continue
+            if self._context and self._context.issuperset(found[index]) and self._context.issuperset(above):
+                continue
             context = _union((above, *found[max(0, index - 1) : index + 2]))
             if context:
                 defines = self._question.asks_what_is and self._defines(text, span)
                 sentences.append(ReadSentence(span, found[index], context, defines))
-        self._passages.append(ReadPassage(tuple(sentences), everything, len(spans)))
+        for span in listings if for_code else ():
+            if held := self._matcher.find(text, span.start, span.end):
+                sentences.append(ReadSentence(span, held, _union((everything, held)), defines=False))
+        self._passages.append(ReadPassage(tuple(sentences), everything, len(spans), document))
 
     def rank(self) -> list[Candidate]:
         """Return the sentences that have to do with the question, best first; of equals, the better passage's."""
-        terms = self._question.terms
         weights = self._weights()
         total = sum(weights)
         scale = total ** (LENGTH_EXPONENT - 1) if total else 0.0
         ranked: list[Candidate] = []
+        about_it = self._about_the_context()
         for index, passage in enumerate(self._passages):
-            missing = sum(weights[i] for i, term in enumerate(terms) if term.proper and i not in passage.terms)
-            whole = PASSAGE_SHARE * _covered(weights, passage.terms) - MISSING_NAME_COST * missing
-            trust = scale * (CHANCE_FACTOR if self._by_chance(passage) else 1.0)
+            by_chance = passage.document not in about_it or self._by_chance(passage)
+            trust = scale * (CHANCE_FACTOR if by_chance else 1.0)
+            whole_of_passage = self._whole(weights, passage.terms)
             for read in passage.sentences:
+                code = read.sentence.kind is Kind.CODE
+                whole = self._whole(weights, read.context) if code else whole_of_passage
                 own = _covered(weights, read.terms)
+                asked = own
+                if self._context:
+                    asked -= sum(weights[i] * sure for i, sure in read.terms.items() if i in self._context)
                 share = whole + SENTENCE_SHARE * own
                 share += NEIGHBOUR_SHARE * _covered(weights, read.context)
                 share += DEFINITION_BONUS * total if read.defines else 0.0
-                factor = trust * (CODE_FACTOR if read.sentence.kind is Kind.CODE else 1.0)
-                ranked.append(Candidate(index, read.sentence, factor * share, own / total if total else 0.0))
+                factor = trust * CODE_FACTOR if code else trust
+                ranked.append(Candidate(index, read.sentence, factor * share, asked / total if total else 0.0))
         ranked.sort(key=lambda candidate: -candidate.score)
         return ranked
+
+    def _whole(self, weights: Sequence[float], found: Found) -> float:
+        """What a passage is worth to each of its sentences."""
+        proper = (index for index, term in enumerate(self._question.terms) if term.proper)
+        missing = sum(weights[index] for index in proper if index not in found)
+        return PASSAGE_SHARE * _covered(weights, found) - MISSING_NAME_COST * missing
+
+    def _about_the_context(self) -> set[str]:
+        """Documents that show something of the question's context; all where it has none."""
+        return {
+            passage.document
+            for passage in self._passages
+            if not self._context or not self._context.isdisjoint(passage.terms)
+        }
 
     def _by_chance(self, passage: ReadPassage) -> bool:
         """Whether the passage shares but one word with the question, and not the one that it is about."""
         if len(passage.terms) != 1:
             return False
         shared = self._question.terms[next(iter(passage.terms))].weight
-        return shared <= COMMON_WEIGHT or shared < MAIN_TERM_SHARE * sum(term.weight for term in self._question.terms)
+        asked = sum(term.weight for term in self._question.terms if not term.context)
+        return shared <= COMMON_WEIGHT or shared < MAIN_TERM_SHARE * asked
 
     def _defines(self, text: str, span: Sentence) -> bool:
         """Whether the sentence begins with all that is asked for and then says what it is."""
@@ -158,7 +195,10 @@ def _can_answer(text: str, span: Sentence) -> bool:
 
 
 def _covered(weights: Sequence[float], found: Found) -> float:
-    return sum(weights[index] * sureness for index, sureness in found.items())
+    covered = 0.0
+    for index, sureness in found.items():
+        covered += weights[index] * sureness
+    return covered
 
 
 def _union(parts: Iterable[Found]) -> Found:

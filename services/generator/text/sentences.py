@@ -9,8 +9,9 @@ tables, headings, fenced code. It is read in two steps:
    followed by a small letter, unless the word before is an abbreviation or an initial ("Dr.", "J. S. Bach").
 
 A sentence is an offset pair into the passage, so what is cited is what was written, to the code point. One that
-ends in a colon takes in what it introduces (a list item, a listing). None is longer than MAX_SENTENCE_CHARS:
-text without punctuation is cut at white space or a comma. The row above a table's rule is its heading.
+ends in a colon takes in what it introduces (a list item, a listing). None is longer than MAX_SENTENCE_CHARS, no
+listing than MAX_LISTING_CHARS: what is longer is cut at a comma, a line's end or white space. The row above a table's
+rule is its heading.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Final
 from services.generator.text.words import ABBREVIATIONS
 
 MAX_SENTENCE_CHARS: Final = 600
+MAX_LISTING_CHARS: Final = 2_400
 
 
 class Kind(Enum):
@@ -42,18 +44,22 @@ class Sentence:
     start: int
     end: int
     kind: Kind = Kind.PROSE
+    listing_start: int | None = None
+    """Where the listing begins that it takes in; None without one."""
 
 
-_FENCE = re.compile(r"[ \t]*(```|~~~)")
-_HEADING = re.compile(r"[ \t]*#{1,6}[ \t]")
-_TABLE = re.compile(r"[ \t]*\|")
+_ITEM: Final = r"(?:[-*+•]|\d{1,3}[.)])[ \t]+"
+_LINE = re.compile(
+    rf"[ \t]*(?:(?:{_ITEM})?(?P<fence>`{{3,}}|~{{3,}})|(?P<heading>#{{1,6}}[ \t])|(?P<table>\|)|(?P<item>{_ITEM})"
+    r"|(?P<blank>\s*(?:\n|\Z)))"
+)
 _TABLE_RULE = re.compile(r"\|[\s|:-]*-[\s|:-]*$")
-_ITEM = re.compile(r"[ \t]*(?:[-*+•]|\d{1,3}[.)])[ \t]+")
 _MARKER = re.compile(r"\s*(?:#{1,6}\s+|[-*+•]\s+|\d{1,3}[.)]\s+|>\s+)?")
 _END = re.compile(r"[。！？!?]+[”’』」）)\"'*]*|[.…]+[”’）)\"'*]*(?=\s|$)|[.](?=[\u4e00-\u9fff])")
 _PROSE_CUTS: Final = ("；;", "，,、", "\n", " \t")
 _CODE_CUTS: Final = ("\n", " \t")
 _CJK_STOP = frozenset("。！？")
+_MAX_WORD_CHARS: Final = 24  # looked at before a full stop; no abbreviation is longer
 
 
 def split(text: str) -> list[Sentence]:
@@ -66,29 +72,30 @@ def split(text: str) -> list[Sentence]:
 
 
 def _blocks(text: str) -> Iterator[tuple[int, int, Kind]]:
-    begin = 0  # of the prose that is being gathered
+    begin = 0  # of the prose that is being gathered, or of the listing
     position = 0
-    fence_from = -1
+    fence = ""  # that the listing began with
     while position < len(text):
         newline = text.find("\n", position)
         stop = len(text) if newline < 0 else newline + 1
-        if _FENCE.match(text, position, stop):
-            if fence_from < 0:
-                yield begin, position, Kind.PROSE
-                fence_from = position
-            else:
-                yield fence_from, stop, Kind.CODE
-                fence_from, begin = -1, stop
-        elif fence_from < 0:
-            if _HEADING.match(text, position, stop) or _TABLE.match(text, position, stop):
-                yield begin, position, Kind.PROSE
-                yield position, stop, Kind.TABLE if text[position:stop].lstrip().startswith("|") else Kind.HEADING
+        if fence:
+            if _closes(text[position:stop].strip(), fence):
+                yield begin, stop, Kind.CODE
+                fence, begin = "", stop
+        elif line := _LINE.match(text, position, stop):
+            yield begin, position, Kind.PROSE
+            begin = position
+            if line["fence"]:
+                fence, begin = line["fence"], line.start("fence")
+            elif line.lastgroup in ("heading", "table"):
+                yield position, stop, Kind.TABLE if line["table"] else Kind.HEADING
                 begin = stop
-            elif _ITEM.match(text, position, stop) or text[position:stop].isspace():
-                yield begin, position, Kind.PROSE
-                begin = position
         position = stop
-    yield (begin, len(text), Kind.PROSE) if fence_from < 0 else (fence_from, len(text), Kind.CODE)
+    yield begin, len(text), Kind.CODE if fence else Kind.PROSE
+
+
+def _closes(line: str, fence: str) -> bool:
+    return line.startswith(fence) and not line.strip(fence[0])
 
 
 def _spans(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -108,11 +115,9 @@ def _ends(text: str, mark: int, after: int, left: int, end: int) -> bool:
         return False
     if text[mark] != ".":
         return after >= end or text[after].isspace() or text[after] > "\u2fff"
-    word_from = mark
-    while word_from > left and not text[word_from - 1].isspace():
-        word_from -= 1
-    word = text[word_from:mark].lstrip("(\"'“‘*")
-    if word.isdigit() and not text[left:word_from].strip():  # "1." that numbers a list
+    before = text[max(left, mark - _MAX_WORD_CHARS) : mark].split()
+    word = before[-1].lstrip("(\"'“‘*") if before else ""
+    if word.isdigit() and text[left:mark].strip() == word:  # "1." that numbers a list
         return False
     return not (word in ABBREVIATIONS or (len(word) == 1 and word.isalpha() and word.isascii()))
 
@@ -135,10 +140,11 @@ def _append(found: list[Sentence], text: str, left: int, right: int, kind: Kind)
         last = found[-1]
         introduces = last.kind is Kind.PROSE and text[last.end - 1] in ":："
         if introduces and right - last.start <= MAX_SENTENCE_CHARS:
-            found[-1] = Sentence(last.start, right)
+            found[-1] = Sentence(last.start, right, listing_start=left if kind is Kind.CODE else None)
             return
-    while right - left > MAX_SENTENCE_CHARS:
-        cut = _cut(text, left, _CODE_CUTS if kind is Kind.CODE else _PROSE_CUTS)
+    most = MAX_LISTING_CHARS if kind is Kind.CODE else MAX_SENTENCE_CHARS
+    while right - left > most:
+        cut = _cut(text, left + most // 2, left + most, _CODE_CUTS if kind is Kind.CODE else _PROSE_CUTS)
         found.append(Sentence(left, cut, kind))
         left = cut
         while left < right and text[left].isspace():
@@ -147,9 +153,8 @@ def _append(found: list[Sentence], text: str, left: int, right: int, kind: Kind)
         found.append(Sentence(left, right, kind))
 
 
-def _cut(text: str, left: int, cuts: tuple[str, ...]) -> int:
-    """Where to cut a sentence that is too long: after a comma or before white space in its second half."""
-    low, high = left + MAX_SENTENCE_CHARS // 2, left + MAX_SENTENCE_CHARS
+def _cut(text: str, low: int, high: int, cuts: tuple[str, ...]) -> int:
+    """Where to cut a sentence that is too long: after a comma or before white space between `low` and `high`."""
     for marks in cuts:
         best = max(text.rfind(mark, low, high) for mark in marks)
         if best >= 0:

@@ -5,6 +5,10 @@ A *term* is what a question is about: an English word less its ending ("explored
 usual word). Words that only ask or join ("which", "of", 什么, 的) are no terms. Words that any text is full
 of ("year", "people", 国家) weigh little.
 
+A question that leans on an earlier one ("And when does it close?") is asked *about* what that one was about
+("library", "open"). Its own terms lead, and those of its context, all together, are worth half as much at the most:
+enough to tell the library that closes from the shop that does, too little to find the hour when it opens.
+
 The question is read once. Then each word of a passage costs a look-up in a small table, and only words that
 begin like a term are stemmed.
 """
@@ -12,7 +16,8 @@ begin like a term are stemmed.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from services.generator.text.words import CJK_COMMON, CJK_FUNCTION, COMMON, STOP
@@ -20,20 +25,34 @@ from services.generator.text.words import CJK_COMMON, CJK_FUNCTION, COMMON, STOP
 CJK: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
 WORD = re.compile(rf"[{CJK}]+|[0-9]+(?:[.,:][0-9]+)*(?![^\W_{CJK}])|[^\W_{CJK}]+(?:['’][^\W_{CJK}]+)*")
 
+_ASCII_WORD = re.compile(r"[a-z][a-z0-9]*(?:'[a-z0-9]+)*|[0-9]+(?:[.,:][0-9]+)*(?![a-z0-9])|[a-z0-9]+(?:'[a-z0-9]+)*")
+
 _ASKING = re.compile(
     "为什么|什么时候|什么样|什么|多少|哪一年|哪一个|哪一种|哪一|哪些|哪个|哪里|哪儿|哪年|哪位|哪种|哪座|哪|何时|何地|何处|何人|为何|如何|怎么样|怎么|怎样|"
-    "多长|多久|多大|多远|多高|是否|是不是|有没有|请问|告诉|谁|几|吗|呢|吧|何"
+    "几点钟?|几[天年月号个次]|多长|多久|多大|多远|多高|是否|是不是|有没有|请问|告诉|谁|几|吗|呢|吧|何"
+    r"|(?<=\b[Hh]ow )(?:long|often|far|old|large|big|fast|deep|tall|wide|heavy)\b"
 )
+_CODE_WORDS: Final = frozenset(
+    ("code", "command", "commands", "example", "examples", "script", "snippet", "snippets", "syntax", "usage")
+)
+_HOW_TO = re.compile(r"\bhow (?:to|(?:do|can|could|should|would|might) (?:i|you|we|one))\b", re.IGNORECASE)
+_CJK_CODE = re.compile("代码|命令|示例|例子|脚本|语法|用法|如何|怎么|怎样")
 _WHAT_IS = re.compile(r"^\W*(?:what|who)(?:['’]s| is| are| was| were) (?!the .* of )|什么是|是什么|是谁", re.IGNORECASE)
 _ENDINGS: Final = (
     *("ations", "ation", "ments", "ment", "ingly", "edly", "ness", "ings", "ing", "ions", "ion", "ies", "ied"),
     *("ers", "ors", "ed", "es", "er", "or", "ly", "al", "s", "e", "y"),
 )
+_ENDINGS_BY_LAST: Final = {
+    last: tuple(ending for ending in _ENDINGS if ending[-1] == last) for last in {ending[-1] for ending in _ENDINGS}
+}
 MAX_TERMS: Final = 64
 _MIN_STEM_CHARS: Final = 3
 _MIN_KIN_CHARS: Final = 4
 _MAX_KIN_ENDING_CHARS: Final = 3
 COMMON_WEIGHT: Final = 0.4
+CONTEXT_WEIGHT: Final = 0.3  # of a term of the context, as a share of its own…
+MAX_CONTEXT_SHARE: Final = 0.5  # …and of all of them, as a share of the question's own terms
+CONTEXT_FADING: Final = 0.85  # of each further term's weight: what was spoken of last comes first
 KIN: Final = 0.6
 
 
@@ -43,7 +62,9 @@ def stem(word: str) -> str:
         word = word[:-2]
     if len(word) <= _MIN_STEM_CHARS or not word.isascii():
         return word
-    for ending in _ENDINGS:
+    if len(word) == _MIN_STEM_CHARS + 1 and word.endswith("ied"):  # died, tied
+        return word[:-1]
+    for ending in _ENDINGS_BY_LAST.get(word[-1], ()):
         if word.endswith(ending) and len(word) - len(ending) >= _MIN_STEM_CHARS:
             if ending == "s" and word[-2] in "su":
                 break
@@ -72,6 +93,8 @@ class Term:
     """What finding it is worth before rarity is known, above 0 to 1."""
     proper: bool
     """Whether it is a name or a number: a passage about another one doesn't answer."""
+    context: bool = False
+    """Whether an earlier question spoke of it, and this one doesn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +105,37 @@ class Question:
     """Each once, in their order."""
     asks_what_is: bool
     """Whether it asks for a definition: "What is an epoch?", 什么是纪元？"""
+    asks_for_code: bool
+    """Whether a listing may answer: "How do I…", "Which command…", 如何…"""
+
+    @property
+    def telling(self) -> bool:
+        """Whether it says by itself what to look for, in more than words that any text is full of."""
+        return any(term.weight > COMMON_WEIGHT and not term.context for term in self.terms)
+
+    def about(self, context: Sequence[Term]) -> Question:
+        """The same question, asked about something.
+
+        Where its own terms are common words, they count as others would: with the context they tell what is asked. A
+        question without terms of its own asks for all of the context.
+        """
+        told = [term for term in context if term.weight > COMMON_WEIGHT] or context
+        if not told:
+            return self
+        if not self.terms:
+            return replace(self, terms=tuple(told))
+        rise = 1.0 if self.telling else 1.0 / max(term.weight for term in self.terms)
+        own = [replace(term, weight=rise * term.weight) for term in self.terms]
+        weights = [term.weight * CONTEXT_FADING**place for place, term in enumerate(told)]
+        share = min(CONTEXT_WEIGHT, MAX_CONTEXT_SHARE * sum(term.weight for term in own) / sum(weights))
+        added = (replace(t, weight=share * weight, context=True) for t, weight in zip(told, weights, strict=True))
+        return replace(self, terms=(*own, *added)[:MAX_TERMS])
 
 
 def read(question: str) -> Question:
     """Read a question; of a long one the first MAX_TERMS terms."""
     terms: dict[str, Term] = {}
+    for_code = _CJK_CODE.search(question) is not None
     first = True  # a capital at the beginning says nothing
     for match in WORD.finditer(_ASKING.sub(" ", question)):
         if len(terms) >= MAX_TERMS:
@@ -97,15 +146,27 @@ def read(question: str) -> Question:
                 if weight := _cjk_weight(pair):
                     terms.setdefault(pair, Term(pair, weight, proper=False))
             continue
-        lower = word.lower().replace("’", "'")
-        proper = word[0].isdigit() or any(char.isupper() for char in (word[1:] if first else word))
+        lower = word.lower()
+        proper = word[0].isdigit() or not lower.endswith(word[1:] if first else word)
+        lower = lower.replace("’", "'")
+        for_code = for_code or lower in _CODE_WORDS or (lower == "how" and _HOW_TO.search(question) is not None)
         first = False
         if lower in STOP:
             continue
         key = stem(lower)
         weight = COMMON_WEIGHT if not proper and key in _COMMON_STEMS else 1.0
         terms.setdefault(key, Term(key, weight, proper))
-    return Question(tuple(terms.values())[:MAX_TERMS], _WHAT_IS.search(question) is not None)
+    return Question(
+        tuple(terms.values())[:MAX_TERMS],
+        asks_what_is=_WHAT_IS.search(question) is not None,
+        asks_for_code=for_code,
+    )
+
+
+def context(question: str, query: str) -> list[Term]:
+    """Return the terms that a question's completed form adds to it."""
+    own = {term.key for term in read(question).terms}
+    return [term for term in read(query).terms if term.key not in own]
 
 
 def _cjk_weight(pair: str) -> float:
@@ -119,20 +180,29 @@ def _cjk_weight(pair: str) -> float:
 class Matcher:
     """Finds the terms of one question in many texts."""
 
-    def __init__(self, terms: tuple[Term, ...]) -> None:
+    def __init__(self, terms: Sequence[Term]) -> None:
         self._pairs = [(index, term.key) for index, term in enumerate(terms) if is_cjk(term.key[0])]
         self._stems = {term.key: index for index, term in enumerate(terms) if not is_cjk(term.key[0])}
         self._beginnings = frozenset(key[:_MIN_STEM_CHARS] for key in self._stems)
         self._known: dict[str, tuple[int, float] | None] = {}
 
+    def find_each(self, text: str, spans: Iterable[tuple[int, int]]) -> list[dict[int, float]]:
+        """Return what each of a text's spans holds; a pair that the text doesn't hold is not looked for in them."""
+        pairs = [pair for pair in self._pairs if pair[1] in text]
+        return [self._find(text, start, end, pairs) for start, end in spans]
+
     def find(self, text: str, start: int, end: int) -> dict[int, float]:
         """Return for each term that the span holds how surely it does: 1.0, or KIN for a word of the same family."""
+        return self._find(text, start, end, self._pairs)
+
+    def _find(self, text: str, start: int, end: int, pairs: Sequence[tuple[int, str]]) -> dict[int, float]:
         found: dict[int, float] = {}
-        for index, pair in self._pairs:
+        for index, pair in pairs:
             if text.find(pair, start, end) >= 0:
                 found[index] = 1.0
         if self._stems:
-            for lower in WORD.findall(text[start:end].lower()):
+            words = text[start:end].lower()
+            for lower in (_ASCII_WORD if words.isascii() else WORD).findall(words):
                 if lower[:_MIN_STEM_CHARS] in self._beginnings:
                     hit = self._known[lower] if lower in self._known else self._look_up(lower)
                     if hit is not None and hit[1] > found.get(hit[0], 0.0):

@@ -13,6 +13,9 @@ from typing import Final
 from services.generator.text.terms import CJK
 
 PHRASE_TOKENS: Final = 6
+_KINDS: Final = bytes(
+    b"a"[0] if char.isalnum() else b" "[0] if char.isspace() else b"."[0] for char in map(chr, range(256))
+)  # of an ASCII text's characters: of a word, white space, a sign
 _TOKEN = re.compile(rf"\s*(?:[{CJK}]|[^\W_{CJK}]+|\S)|\s+\Z")
 
 
@@ -23,7 +26,10 @@ def tokens(text: str) -> list[str]:
 
 def count(text: str) -> int:
     """Return how many tokens a text has."""
-    return len(_TOKEN.findall(text))
+    if not text.isascii():
+        return len(_TOKEN.findall(text))
+    kinds = text.encode("ascii").translate(_KINDS)
+    return kinds.count(b".") + len(kinds.replace(b".", b" ").split()) + kinds.endswith(b" ")
 
 
 def phrases(text: str) -> Iterator[tuple[str, int]]:

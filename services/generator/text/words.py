@@ -18,19 +18,19 @@ _STOP_TEXT = """
     yes you your yours
 """
 _COMMON_TEXT = """
-    allow amount area became become began begin believe born build built call called came cause change city come
-    common consider considered contain country create day describe different during effect end ended event example
-    exist fact famous feature find first following form found gave give given go good great group happen happened
-    held help high hold important include increase involve item keep kind know known large last late lead leave
-    level list little live located location long main major man mean member method name named need new number occur
-    occurred often old order part people percent percentage person place play point popular possible prior process
-    produce provide purpose put reason receive refer related result role say second see set show side similar size
-    small special start started state still system take term thing think time today took top total turn type use
-    various want way well went word work world write year years
+    allow amount area became become began begin believe born build built call called came cause change city code come
+    command common consider considered contain country create day describe different during effect end ended event
+    example exist fact famous feature find first following form found gave give given go good great group happen
+    happened held help high hold important include increase involve item keep kind know known large last late lead
+    leave level list little live located location long main major man mean member method name named need new number
+    occur occurred often old order part people percent percentage person place play point popular possible prior
+    process produce provide purpose put reason receive refer related result role say script second see set show side
+    similar size small snippet special start started state still syntax system take term thing think time today took
+    top total turn type use various want way well went word work world write year years
 """
 _CJK_FUNCTION_TEXT = (
-    "不与且个为之也了于从以会但位使其则到及可名向和因在地如对将就并很得或所把是更最有次此没由的着种等给而能若被要让"
-    "该过这那都"
+    "不与且个为之也了于从他以们会但位使其则到及可名向和因在地她如它对将就并很得或所把是更最有次此没由的着种等给而能"
+    "若被要让该过这那都"
 )
 _CJK_COMMON_TEXT = """
     一个 一些 一种 不同 世界 世纪 主要 之前 之后 之间 人们 人口 人物 他们 以前 以及 以后 位于 作用 使用 关于 其他

@@ -1,4 +1,8 @@
-"""The Generator port over GeneratorService: history, question and tools' results become messages."""
+"""The Generator port over GeneratorService: history, question and tools' results become messages.
+
+The last message of the user is what was written, word for word: a chat model reads the history before it. What
+the session adds to a question that leans on it goes beside the messages, as ``query``, for models that don't.
+"""
 
 from __future__ import annotations
 
@@ -78,6 +82,7 @@ def to_request(prompt: Prompt) -> pb.GenerateRequest:
         resume=_resume(prompt.continuation),
         include_token_ids=True,
         allow_cached=prompt.allow_cached,
+        query="" if prompt.query == prompt.question else prompt.query,
     )
 
 

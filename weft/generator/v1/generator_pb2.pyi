@@ -106,7 +106,7 @@ class Resume(_message.Message):
     def __init__(self, prompt_token_ids: _Optional[_Iterable[int]] = ..., output_token_ids: _Optional[_Iterable[int]] = ..., emitted_chars: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("model", "messages", "passages", "tools", "sampling", "response_format", "template", "resume", "include_token_ids", "allow_cached", "priority", "grounded_only")
+    __slots__ = ("model", "messages", "passages", "tools", "sampling", "response_format", "template", "resume", "include_token_ids", "allow_cached", "priority", "grounded_only", "query")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     PASSAGES_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,7 @@ class GenerateRequest(_message.Message):
     ALLOW_CACHED_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     GROUNDED_ONLY_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
     model: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     passages: _containers.RepeatedCompositeFieldContainer[_passage_pb2.Passage]
@@ -131,7 +132,8 @@ class GenerateRequest(_message.Message):
     allow_cached: bool
     priority: int
     grounded_only: bool
-    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., passages: _Optional[_Iterable[_Union[_passage_pb2.Passage, _Mapping]]] = ..., tools: _Optional[_Iterable[_Union[_tools_pb2.ToolSpec, _Mapping]]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., response_format: _Optional[_Union[ResponseFormat, _Mapping]] = ..., template: _Optional[_Union[TemplateRef, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., include_token_ids: bool = ..., allow_cached: bool = ..., priority: _Optional[int] = ..., grounded_only: bool = ...) -> None: ...
+    query: str
+    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., passages: _Optional[_Iterable[_Union[_passage_pb2.Passage, _Mapping]]] = ..., tools: _Optional[_Iterable[_Union[_tools_pb2.ToolSpec, _Mapping]]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., response_format: _Optional[_Union[ResponseFormat, _Mapping]] = ..., template: _Optional[_Union[TemplateRef, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., include_token_ids: bool = ..., allow_cached: bool = ..., priority: _Optional[int] = ..., grounded_only: bool = ..., query: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("sequence", "started", "delta", "finished")
