@@ -16,6 +16,7 @@ from opentelemetry.trace import Span, Tracer
 from mesh import deadline as deadlines
 from mesh.deadline import LedgerRecorder
 from services.orchestrator.types import Ledger, LedgerLine
+from weft import names
 
 _SHARE: Final = 5 / 6
 
@@ -38,7 +39,11 @@ class Stages:
             self._tracer.start_as_current_span(f"turn.{name}") as span,
             deadlines.bind(self.deadline.child(budget_s)),
         ):
-            yield span, budget_s
+            try:
+                yield span, budget_s
+            except asyncio.CancelledError:  # no error, so OpenTelemetry passes over it; not done either
+                span.set_attribute(names.ERROR_TYPE, "CANCELLED")
+                raise
 
     @asynccontextmanager
     async def timed(self, name: str) -> AsyncIterator[Span]:
