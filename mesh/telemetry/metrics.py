@@ -8,6 +8,7 @@ has: anything else counts as ``other``, so that a stranger who invents names can
     weft_server_calls_in_flight{grpc_method}
     weft_event_loop_lag_seconds        how late the last half-second tick came
     weft_event_loop_lag_max_seconds    the worst of the last minute
+    weft_event_loop_tasks              asyncio tasks that are not over: a number that only grows is a leak
     weft_instance_info{service, instance, version, zone}            always 1
     process_*                          CPU, memory, file descriptors, start time
 
@@ -94,6 +95,9 @@ class Metrics:
             "weft_event_loop_lag_seconds", "How late the last tick of the event loop came", registry=self.registry
         )
         self._lag_max = Gauge("weft_event_loop_lag_max_seconds", "Worst lag of the last minute", registry=self.registry)
+        self._tasks = Gauge(
+            "weft_event_loop_tasks", "Tasks of the event loop that are not over", registry=self.registry
+        )
         self._methods: dict[str, MethodMetrics] = {}
         self._other = self._make(OTHER_METHOD)
 
@@ -112,12 +116,13 @@ class Metrics:
         self.registry.register(_ReadCounter(name, documentation, read))
 
     async def watch_loop(self) -> None:
-        """Measure the event loop's lag every half second, until cancelled.
+        """Measure the event loop's lag every half second, until cancelled; count its tasks at each scrape.
 
         A lag over 100 ms is logged as an error, at most once in ten seconds: something blocked the loop,
         or there is more work than one core does.
         """
         loop = asyncio.get_running_loop()
+        self._tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         window: deque[float] = deque(maxlen=_LAG_WINDOW_SAMPLES)
         last_logged_s, unlogged = -_LAG_LOG_EVERY_S, 0
         while True:

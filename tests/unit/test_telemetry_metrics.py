@@ -96,3 +96,15 @@ def test_a_call_costs_a_few_microseconds(metrics: Metrics) -> None:
         method.started()
         method.ended("OK", 0.004)
     assert (time.thread_time() - started_s) / count < 50e-6  # measured: 3; a label lookup per call would show
+
+
+async def test_the_loops_tasks_are_counted_when_somebody_looks(metrics: Metrics) -> None:
+    watch = asyncio.create_task(metrics.watch_loop())
+    await asyncio.sleep(0)
+    before = value(metrics, "weft_event_loop_tasks") or 0.0
+    waiting = [asyncio.create_task(asyncio.Event().wait()) for _ in range(7)]
+    assert value(metrics, "weft_event_loop_tasks") == before + 7
+    for task in (*waiting, watch):
+        task.cancel()
+    await asyncio.gather(*waiting, watch, return_exceptions=True)
+    assert value(metrics, "weft_event_loop_tasks") == before - 1
