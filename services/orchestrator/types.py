@@ -50,6 +50,7 @@ class ToolSpec:
     input_schema: Mapping[str, Any] = field(default_factory=dict)
     timeout_s: float = 5.0
     patterns: tuple[ToolPattern, ...] = ()
+    hint: str = ""  # regex that a question must match before the patterns are searched; empty: none
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,7 @@ def spec(tool: ToolSpec) -> tools_pb2.ToolSpec:
         max_concurrency=tool.max_concurrency,
         read_only=tool.read_only,
         patterns=map(_pattern, tool.patterns),
+        hint=tool.hint,
     )
 
 

@@ -93,6 +93,7 @@ class ToolSpec:
     max_concurrency: int = 16  # calls at once; others wait, see Toolbox
     read_only: bool = True
     patterns: tuple[Pattern, ...] = ()
+    hint: str = ""  # regex that every fitting question matches somewhere: it spares searching the patterns
     examples: tuple[Example, ...] = ()
 
 

@@ -75,7 +75,7 @@ def planner_spec(spec: ToolSpec) -> PlannerSpec:
         )
         for pattern in spec.patterns
     )
-    return PlannerSpec(spec.name, spec.description, spec.input_schema, spec.timeout_s, tuple(patterns))
+    return PlannerSpec(spec.name, spec.description, spec.input_schema, spec.timeout_s, tuple(patterns), spec.hint)
 
 
 @dataclass(frozen=True, slots=True)

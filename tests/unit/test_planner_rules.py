@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import math
@@ -205,3 +206,19 @@ async def test_constants_come_as_they_are() -> None:
 
 def test_the_planner_is_opened_by_its_url() -> None:
     assert isinstance(rules.open(Url.parse("rules:")), RulePlanner)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in DATA.glob("planner_*.json")))
+async def test_a_hint_spares_work_and_never_a_call(name: str) -> None:
+    planner, plain = RulePlanner(), RulePlanner()
+    unhinted = [dataclasses.replace(spec, hint="") for spec in SPECS]
+    held = questions(name)
+    asked = [case["question"] for case in held["tool_questions"]] + list(held["plain_questions"])
+    for question in asked:
+        assert await planner.plan(question, SPECS, TODAY, []) == await plain.plan(question, unhinted, TODAY, [])
+
+
+async def test_a_question_that_a_hint_rules_out_costs_no_pattern() -> None:
+    spec = ToolSpec("t", patterns=(ToolPattern("add (?P<text>.+)", (TEXT,)),), hint=r"\d")
+    assert await plan("add one", [spec]) == []
+    assert await plan("add 1", [spec]) == [PlannedCall("t", {"text": "1"})]

@@ -73,6 +73,7 @@ def _spec(message: tools_pb2.ToolSpec) -> ToolSpec:
         patterns=tuple(
             ToolPattern(pattern.regex, tuple(map(_extractor, pattern.arguments))) for pattern in message.patterns
         ),
+        hint=message.hint,
     )
 
 

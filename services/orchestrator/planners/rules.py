@@ -42,6 +42,15 @@ def open(url: Url) -> RulePlanner:
 
 
 @dataclass(frozen=True, slots=True)
+class _Rules:
+    """A tool's patterns, compiled, and what a question must hold for them to be searched."""
+
+    source: ToolSpec
+    hint: re.Pattern[str] | None
+    rules: tuple[_Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Rule:
     """A compiled pattern of a tool."""
 
@@ -63,7 +72,7 @@ class RulePlanner:
     """Interprets patterns. Keeps nothing between questions but what it has compiled."""
 
     def __init__(self) -> None:
-        self._compiled: dict[str, tuple[tuple[ToolPattern, ...], tuple[_Rule, ...]]] = {}
+        self._compiled: dict[str, _Rules] = {}
 
     async def plan(
         self, question: str, tools: Sequence[ToolSpec], today: datetime.date, history: Sequence[Exchange]
@@ -72,25 +81,28 @@ class RulePlanner:
         text = _SPACE.sub(" ", question[:MAX_QUESTION_CHARS]).strip()
         found: list[_Match] = []
         for tool in tools:
-            for rule in await self._rules(tool):
-                found += _matches(rule, text, today)
+            compiled = await self._rules(tool)
+            if compiled.hint is None or compiled.hint.search(text):
+                for rule in compiled.rules:
+                    found += _matches(rule, text, today)
         calls: list[PlannedCall] = []
         for match in sorted(_apart(found), key=lambda match: match.start):
             if match.call not in calls:
                 calls.append(match.call)
         return calls[:MAX_CALLS]
 
-    async def _rules(self, tool: ToolSpec) -> tuple[_Rule, ...]:
+    async def _rules(self, tool: ToolSpec) -> _Rules:
         known = self._compiled.get(tool.name)
-        if known is None or known[0] != tool.patterns:
+        if known is None or (known.source.patterns, known.source.hint) != (tool.patterns, tool.hint):
             rules: list[_Rule] = []
             for pattern in tool.patterns[:_MAX_PATTERNS]:
                 rule = _compile(tool.name, pattern)
                 if rule is not None:
                     rules.append(rule)
                 await asyncio.sleep(0)  # a large pattern takes milliseconds to compile: let others run
-            known = self._compiled[tool.name] = (tool.patterns, tuple(rules))
-        return known[1]
+            hint = _compile(tool.name, ToolPattern(tool.hint)) if tool.hint else None
+            known = self._compiled[tool.name] = _Rules(tool, hint.regex if hint else None, tuple(rules))
+        return known
 
 
 def _compile(tool: str, pattern: ToolPattern) -> _Rule | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from services.tools.arithmetic import FUNCTION_NAMES, MAX_CHARS, NoResult, NotArithmetic, evaluate
-from services.tools.builtin._wording import ASK, BEGIN, DIGITS, END, NUMBER, WORDS, any_of
+from services.tools.builtin._wording import ANY_NUMBER, ASK, BEGIN, DIGITS, END, NUMBER, WORDS, any_of
 from services.tools.ports import DocumentFinder, ToolFunction
 from services.tools.types import BadArgument, Context, Example, Output, Pattern, ToolFailed, ToolSpec, expression
 
@@ -117,6 +117,8 @@ _PRICED: Final = (
     rf"{_CURRENCY} (?:each|apiece|a piece|per [a-z]{{2,12}}+)"
 )
 
+_HINT: Final = rf"{ANY_NUMBER}|\b(?:half|third|quarter|dozen|double|twice|triple|percent)\b"
+
 SPEC: Final = ToolSpec(
     name="calculator",
     description=(
@@ -149,6 +151,7 @@ SPEC: Final = ToolSpec(
     },
     timeout_s=1.0,
     max_concurrency=64,
+    hint=_HINT,
     patterns=(
         Pattern(
             rf"{ASK}{_NO_SUM}(?P<expression>{_EXPRESSION})(?: equal(?: to)?)?+{_CURRENCY}{END}",

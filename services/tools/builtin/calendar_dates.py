@@ -59,6 +59,12 @@ _ASK_DATE: Final = (
     r"|when(?:['’]?s| is| was| will) (?:that|it)(?: be)?)"
 )
 
+# "birthday" and "update" pass: a hint may let through too much, never too little
+_HINT: Final = (
+    r"\d|day|week|month|year|tomorrow|date|calendar|fortnight|christmas|xmas|halloween|valentine|leap"
+    r"|[年月日天号周星期]"
+)
+
 SPEC: Final = ToolSpec(
     name="calendar_dates",
     description=(
@@ -113,6 +119,7 @@ SPEC: Final = ToolSpec(
     },
     timeout_s=1.0,
     max_concurrency=64,
+    hint=_HINT,
     patterns=(
         # days until, since, between
         Pattern(

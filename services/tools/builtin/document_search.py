@@ -48,6 +48,8 @@ _THEY_SAY: Final = (
     rf"{_ABOUT} )?+"
 )
 
+_HINT: Final = r"doc|manual|file|upload|handbook|guide|wiki|pdf|corpus|archive|note|runbook|polic|knowledge"
+
 SPEC: Final = ToolSpec(
     name="document_search",
     description="Searches the caller's documents for passages. Use it when the question asks for a search in words.",
@@ -93,6 +95,7 @@ SPEC: Final = ToolSpec(
     },
     timeout_s=5.0,
     max_concurrency=32,
+    hint=_HINT,
     patterns=(
         # search the docs for X
         Pattern(

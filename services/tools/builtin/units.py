@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from services.tools import measures
-from services.tools.builtin._wording import AMOUNT, ASK, BEGIN, END, NUMBER, any_of
+from services.tools.builtin._wording import AMOUNT, ANY_NUMBER, ASK, BEGIN, END, NUMBER, any_of
 from services.tools.ports import DocumentFinder, ToolFunction
 from services.tools.types import (
     BadArgument,
@@ -104,6 +104,9 @@ def _patterns(kind: str) -> tuple[Pattern, ...]:
     )
 
 
+_NAMES: Final = any_of(*(name.replace("^", r"\^") for kind in measures.KINDS for name in measures.names_of(kind)))
+_HINT: Final = rf"{ANY_NUMBER}|\ban? {_NAMES}"
+
 SPEC: Final = ToolSpec(
     name="units",
     description=(
@@ -134,6 +137,7 @@ SPEC: Final = ToolSpec(
     },
     timeout_s=1.0,
     max_concurrency=64,
+    hint=_HINT,
     patterns=tuple(pattern for kind in measures.KINDS for pattern in _patterns(kind)),
     examples=(
         Example({"value": 10, "from": "miles", "to": "km"}, "10 mi = 16.09344 km"),

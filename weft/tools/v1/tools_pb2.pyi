@@ -29,7 +29,7 @@ EXTRACTOR_KIND_CONSTANT: ExtractorKind
 EXTRACTOR_KIND_PAST_DATE: ExtractorKind
 
 class ToolSpec(_message.Message):
-    __slots__ = ("name", "description", "input_schema", "output_schema", "timeout", "max_concurrency", "read_only", "patterns")
+    __slots__ = ("name", "description", "input_schema", "output_schema", "timeout", "max_concurrency", "read_only", "patterns", "hint")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     INPUT_SCHEMA_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,7 @@ class ToolSpec(_message.Message):
     MAX_CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
     PATTERNS_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
     name: str
     description: str
     input_schema: _struct_pb2.Struct
@@ -46,7 +47,8 @@ class ToolSpec(_message.Message):
     max_concurrency: int
     read_only: bool
     patterns: _containers.RepeatedCompositeFieldContainer[ToolPattern]
-    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., input_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., output_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_concurrency: _Optional[int] = ..., read_only: bool = ..., patterns: _Optional[_Iterable[_Union[ToolPattern, _Mapping]]] = ...) -> None: ...
+    hint: str
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., input_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., output_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_concurrency: _Optional[int] = ..., read_only: bool = ..., patterns: _Optional[_Iterable[_Union[ToolPattern, _Mapping]]] = ..., hint: _Optional[str] = ...) -> None: ...
 
 class ToolPattern(_message.Message):
     __slots__ = ("regex", "arguments")
