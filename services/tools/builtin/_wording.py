@@ -27,8 +27,8 @@ _AFTER_LARGE: Final = "(?:" + "|".join(f"(?<={word})" for word in _LARGE) + ") a
 WORDS: Final = rf"\b{_WORD}(?:(?:[ -]|{_AFTER_LARGE}){_WORD}){{0,9}}+"  # "two hundred and five"
 NUMBER: Final = rf"(?:[-−]?{DIGITS}|{WORDS})(?: and a half\b)?+"
 AMOUNT: Final = rf"(?:{NUMBER}|(?:half )?an?(?= \w\w))"  # "3", "three", "a week" but not "a C"
-# What every question with a number holds; a tool's ``hint`` begins with it.
-ANY_NUMBER: Final = rf"\d|\b{_WORD}|[〇零一二两三四五六七八九十百千万]"
+# What a question with a number holds, but for "one", which is more often no number; a ``hint`` begins with it.
+ANY_NUMBER: Final = rf"\d|\b(?!one\b){_WORD}|[〇零一二两三四五六七八九十百千万]"
 
 # -- the edges of a request ---------------------------------------------------------------------------
 # What was asked for ends here: a mark, the end, or a word that begins something else. "5-4-3 rule" and

@@ -117,7 +117,7 @@ _PRICED: Final = (
     rf"{_CURRENCY} (?:each|apiece|a piece|per [a-z]{{2,12}}+)"
 )
 
-_HINT: Final = rf"{ANY_NUMBER}|\b(?:half|third|quarter|dozen|double|twice|triple|percent)\b"
+_HINT: Final = rf"{ANY_NUMBER}|\bone\b.*\bone\b|\b(?:half|third|quarter|dozen|double|twice|triple|percent)\b"
 
 SPEC: Final = ToolSpec(
     name="calculator",

@@ -105,7 +105,7 @@ def _patterns(kind: str) -> tuple[Pattern, ...]:
 
 
 _NAMES: Final = any_of(*(name.replace("^", r"\^") for kind in measures.KINDS for name in measures.names_of(kind)))
-_HINT: Final = rf"{ANY_NUMBER}|\ban? {_NAMES}"
+_HINT: Final = rf"{ANY_NUMBER}|\b(?:an?|one) {_NAMES}\b"
 
 SPEC: Final = ToolSpec(
     name="units",
