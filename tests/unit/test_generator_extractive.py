@@ -135,6 +135,23 @@ async def test_the_sentence_below_a_question_answers_it() -> None:
     assert said.text == "Forty-two."
 
 
+async def test_words_that_only_lead_to_an_answer_are_none() -> None:
+    page = Passage(
+        "p", "Why. The old one leaked.\n\nWhat it costs. Two more lamps and a longer pipe.", title="The pipe"
+    )
+    assert (
+        await answer(user("What does the pipe cost?"), passages=(page,))
+    ).text == "Two more lamps and a longer pipe."
+
+
+async def test_a_sentence_reads_better_than_a_tables_row() -> None:
+    table = Passage("p", "| variable | meaning |\n|---|---|\n| LEASE_S | seconds until a dead owner's lease ends |")
+    prose = Passage("q", "When its owner is dead, a lease ends after five seconds.")
+    question = user("When does the lease of a dead owner end?")
+    assert (await answer(question, passages=(table, prose))).text.startswith(prose.text)
+    assert (await answer(question, passages=(table,))).text == "| LEASE_S | seconds until a dead owner's lease ends |"
+
+
 async def test_a_definition_is_preferred_to_a_mention() -> None:
     text = "The reply carries an epoch. An epoch is a position in the change log. Caches key on the epoch."
     said = await answer(user("What is an epoch?"), passages=(Passage("p", text),))
@@ -148,10 +165,11 @@ async def test_the_title_counts_as_part_of_the_passage() -> None:
     assert (await answer(question, passages=(Passage("p", body, title="Other"),))).reason is FinishReason.ABSTAINED
 
 
-async def test_the_same_words_from_two_passages_are_said_once() -> None:
+async def test_what_was_said_is_not_said_again_from_another_passage() -> None:
     twin = Passage("collections/c/documents/copy/chunks/0", SESSIONS.text)
-    said = await answer(user("When does a session expire?"), passages=(SESSIONS, twin))
-    assert said.text.count("A session expires") == 1
+    less = Passage("collections/c/documents/less/chunks/0", "After one hour without a turn, a session expires.")
+    said = await answer(user("When does a session expire?"), passages=(SESSIONS, twin, less))
+    assert [citation.passage for citation in said.citations] == [SESSIONS.name]
 
 
 async def test_the_result_of_a_tool_leads_and_the_passages_need_not_answer() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from services.generator.text import terms
 from services.generator.text.sentences import Kind, Sentence
 from services.generator.text.tokens import cut_at_stop, cut_at_tokens
 from services.generator.types import Citation, Passage
@@ -26,7 +27,7 @@ class Draft:
     def __init__(self) -> None:
         self.text = ""
         self._citations: list[Citation] = []
-        self._said: set[str] = set()
+        self._said: list[frozenset[str]] = []
         self._after_block = False
 
     def say(self, text: str) -> None:
@@ -36,11 +37,12 @@ class Draft:
             self._append(text, block="\n" in text)
 
     def cite(self, passage: Passage, sentence: Sentence) -> None:
-        """Append a sentence of a passage. The same words from another passage are not said twice."""
+        """Append a sentence of a passage, unless an earlier one says all that it says."""
         quote = passage.text[sentence.start : sentence.end]
-        if quote in self._said:
+        words = terms.words(quote)
+        if any(words <= said for said in self._said):
             return
-        self._said.add(quote)
+        self._said.append(words)
         start = self._append(quote, block=sentence.kind in _BLOCKS or ":\n" in quote)
         self._citations.append(
             Citation(

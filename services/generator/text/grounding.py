@@ -43,8 +43,11 @@ CHANCE_FACTOR: Final = 0.5  # one word in common is chance, unless it is all tha
 MAIN_TERM_SHARE: Final = 0.7
 DEFINITION_BONUS: Final = 0.2
 MAX_SUBJECT_CHARS: Final = 80
-CODE_FACTOR: Final = 0.8  # a listing answers, but a sentence that says the same reads better
+MAX_LEAD_CHARS: Final = 40
+# A table's row or a listing answers, but a sentence that says the same reads better.
+KIND_FACTORS: Final = {Kind.PROSE: 1.0, Kind.HEADING: 1.0, Kind.TABLE: 0.85, Kind.CODE: 0.8}
 
+_LEAD = re.compile(r"(?:what|who|when|where|which|why|how)\b[^,;:]*[.。]$", re.IGNORECASE)
 _SAYS_WHAT_IS = re.compile(r"\b(?:is|are|was|were|means|refers)\b|是|指")
 
 Found: TypeAlias = dict[int, float]  # index of a term -> how surely it is there, 0 to 1
@@ -135,8 +138,8 @@ class Grounding:
             trust = scale * (CHANCE_FACTOR if by_chance else 1.0)
             whole_of_passage = self._whole(weights, passage.terms)
             for read in passage.sentences:
-                code = read.sentence.kind is Kind.CODE
-                whole = self._whole(weights, read.context) if code else whole_of_passage
+                kind = read.sentence.kind
+                whole = self._whole(weights, read.context) if kind is Kind.CODE else whole_of_passage
                 own = _covered(weights, read.terms)
                 asked = own
                 if self._context:
@@ -144,8 +147,8 @@ class Grounding:
                 share = whole + SENTENCE_SHARE * own
                 share += NEIGHBOUR_SHARE * _covered(weights, read.context)
                 share += DEFINITION_BONUS * total if read.defines else 0.0
-                factor = trust * CODE_FACTOR if code else trust
-                ranked.append(Candidate(index, read.sentence, factor * share, asked / total if total else 0.0))
+                score = trust * KIND_FACTORS[kind] * share
+                ranked.append(Candidate(index, read.sentence, score, asked / total if total else 0.0))
         ranked.sort(key=lambda candidate: -candidate.score)
         return ranked
 
@@ -190,8 +193,12 @@ class Grounding:
 
 
 def _can_answer(text: str, span: Sentence) -> bool:
-    """Headings and questions lead to an answer; they are none."""
-    return span.kind is not Kind.HEADING and text[span.end - 1] not in "?？"
+    """Headings and questions lead to an answer; they are none. Nor is "What it costs." before the costs."""
+    return (
+        span.kind is not Kind.HEADING
+        and text[span.end - 1] not in "?？"
+        and not (span.end - span.start <= MAX_LEAD_CHARS and _LEAD.match(text, span.start, span.end))
+    )
 
 
 def _covered(weights: Sequence[float], found: Found) -> float:

@@ -169,6 +169,17 @@ def context(question: str, query: str) -> list[Term]:
     return [term for term in read(query).terms if term.key not in own]
 
 
+def words(text: str) -> frozenset[str]:
+    """Return the words of a text, in small letters; of Chinese the pairs of characters."""
+    found: set[str] = set()
+    for word in WORD.findall(text.lower()):
+        if is_cjk(word[0]) and len(word) > 1:
+            found.update(word[i : i + 2] for i in range(len(word) - 1))
+        else:
+            found.add(word)
+    return frozenset(found)
+
+
 def _cjk_weight(pair: str) -> float:
     functional = sum(char in CJK_FUNCTION for char in pair)
     if functional == len(pair):

@@ -16,6 +16,7 @@ PHRASE_TOKENS: Final = 6
 _KINDS: Final = bytes(
     b"a"[0] if char.isalnum() else b" "[0] if char.isspace() else b"."[0] for char in map(chr, range(256))
 )  # of an ASCII text's characters: of a word, white space, a sign
+_CJK_RUN = re.compile(rf"[{CJK}]+")
 _TOKEN = re.compile(rf"\s*(?:[{CJK}]|[^\W_{CJK}]+|\S)|\s+\Z")
 
 
@@ -27,7 +28,8 @@ def tokens(text: str) -> list[str]:
 def count(text: str) -> int:
     """Return how many tokens a text has."""
     if not text.isascii():
-        return len(_TOKEN.findall(text))
+        rest, runs = _CJK_RUN.subn(" ", text)
+        return len(text) - len(rest) + runs + len(_TOKEN.findall(rest.rstrip())) + text[-1].isspace()
     kinds = text.encode("ascii").translate(_KINDS)
     return kinds.count(b".") + len(kinds.replace(b".", b" ").split()) + kinds.endswith(b" ")
 
