@@ -27,6 +27,13 @@ def complete(spans: Iterable[trace_pb2.Span]) -> bool:
     return len(roots) == 1 and all(not s.parent_span_id or s.parent_span_id in ids for s in found)
 
 
+def answered(spans: Iterable[trace_pb2.Span]) -> bool:
+    """Whether for every call that went well the span of the side that served it has arrived."""
+    found = list(spans)
+    parents = {span.parent_span_id for span in found}
+    return all(s.span_id in parents for s in found if s.kind == "client" and s.status != "error")
+
+
 def print_waterfall(trace_id: str, spans: Iterable[trace_pb2.Span]) -> None:
     """Draw a trace."""
     found = sorted(spans, key=lambda span: (span.start_unix_ns, span.end_unix_ns))

@@ -12,7 +12,7 @@ from weft.answers import Answer, Citation, Degradation, Hit, Ledger, LedgerEntry
 from weft.mesh.v1 import trace_pb2
 from weft_cli import output
 from weft_cli.logs import Logs
-from weft_cli.waterfall import complete, print_waterfall
+from weft_cli.waterfall import answered, complete, print_waterfall
 
 
 def span(number: int, parent: int, name: str, start_ms: float, end_ms: float, **fields: str) -> trace_pb2.Span:
@@ -57,6 +57,13 @@ def test_a_span_without_its_parent_is_shown_and_marked(capsys: pytest.CaptureFix
     assert complete(TRACE)
     assert not complete(orphans)
     assert not complete([])
+
+
+def test_a_call_whose_server_was_not_heard_of_yet_is_told_from_one_that_failed() -> None:
+    client = span(2, 1, "Search", 0, 1, kind="client")
+    assert not answered([client])
+    assert answered([client, span(3, 2, "Search", 0, 1, kind="server")])
+    assert answered([span(2, 1, "Search", 0, 1, kind="client", status="error")])
 
 
 def test_a_cycle_of_spans_does_not_hang_the_waterfall(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Processes send their spans in batches: a trace of a moment ago may still be on its way.
 _SETTLE_S: Final = 6.0
 _APPEAR_S: Final = 3.0
+_ANSWER_S: Final = 2.0
 _POLL_S: Final = 0.25
 
 
@@ -54,17 +55,21 @@ async def _trace(trace_id: str | None, data: Path | None, as_json: bool) -> None
 
 
 async def settled(stub: trace_pb2_grpc.TraceServiceStub, trace_id: str) -> trace_pb2.GetTraceResponse:
-    """The trace once all its parts are there, or as much as has come within 6 s; none of it within 3 s is an error."""
+    """The trace once all its parts are there, or as much as has come within 6 s; none of it within 3 s is an error.
+
+    A server without a collector of its own sends none: for its spans alone 2 s are enough.
+    """
     from weft.errors import NotFound
     from weft.mesh.v1 import trace_pb2
-    from weft_cli.waterfall import complete
+    from weft_cli.waterfall import answered, complete
 
     begun_s, spans = time.monotonic(), -1
     while True:
         waited_s = time.monotonic() - begun_s
         try:
             found = await _call(stub.GetTrace(trace_pb2.GetTraceRequest(trace_id=trace_id), timeout=_SETTLE_S))
-            if waited_s > _SETTLE_S or (complete(found.spans) and len(found.spans) == spans):
+            whole = complete(found.spans) and (answered(found.spans) or waited_s > _ANSWER_S)
+            if waited_s > _SETTLE_S or (whole and len(found.spans) == spans):
                 return found
             spans = len(found.spans)
         except NotFound:
