@@ -1,9 +1,9 @@
 """The whole mesh, shown and checked: ``make demo``, or ``python -m weft_cli.demo`` in the project's directory.
 
-It brings a mesh up in a temporary directory, ingests the project's own README and docs/, and asks four
-things as a person would: one that the documents answer, a follow-up that only makes sense with the session,
-one that needs a tool, one that the documents can't answer. It shows the sources, the ledger and the trace,
-then takes everything down.
+It brings a mesh up in a temporary directory, ingests the project's own docs/, and asks four things as a person
+would: one that the documents answer, a follow-up that means nothing without the session, one that needs a
+tool, one that the documents can't answer. It shows the sources, the ledger and the trace, then takes
+everything down. (The README shows this demonstration: searches would find its questions there, not answers.)
 
 Every step is checked. Exits with 0 if all of it was there, with 1 and the reason if anything was missing.
 """
@@ -31,9 +31,10 @@ from weft_cli.settings import environ, quiet_grpc
 if TYPE_CHECKING:
     import weft
 
-DOCUMENTS: Final = ("README.md", "docs")
-FROM_DOCUMENTS: Final = "What happens if the orchestrator dies?"
-FOLLOW_UP: Final = "And does it run a tool twice?"
+DOCUMENTS: Final = ("docs",)
+FROM_DOCUMENTS: Final = "What happens when a canary dies?"
+FOLLOW_UP: Final = "And an orchestrator?"
+FOLLOW_UP_MEANS: Final = "orchestrator dies"
 NEEDS_A_TOOL: Final = "What is 17 % of 2,340, and how many days are there from 2026-03-01 to 2026-12-24?"
 UNANSWERABLE: Final = "Who won the football world cup in 1998?"
 _ELSEWHERE: Final = ("WEFT_MESH", "WEFT_STORE", "WEFT_REGISTRY", "WEFT_TARGET", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -47,8 +48,7 @@ class Missing(Exception):
 def main() -> int:
     """Run the demonstration; returns the exit code."""
     quiet_grpc()
-    documents = [path for path in DOCUMENTS if Path(path).exists()]
-    if "docs" not in documents:
+    if not all(Path(path).is_dir() for path in DOCUMENTS):
         typer.secho("weft demo: there is no docs/ here; run it in the project's directory", err=True, fg="red")
         return FAILED
     from weft.errors import WeftError
@@ -57,7 +57,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="weft-demo-") as folder:
         try:
             with _mesh(Path(folder)) as data_dir:
-                asyncio.run(_show(data_dir, documents))
+                asyncio.run(_show(data_dir))
         except (Missing, WeftError) as exc:
             typer.secho(f"weft demo: {exc}", err=True, fg="red")
             return FAILED
@@ -95,18 +95,22 @@ def _weft(*arguments: str) -> None:
         raise Missing(f"`weft {arguments[0]}` ended with {code}")
 
 
-async def _show(data_dir: Path, documents: list[str]) -> None:
+async def _show(data_dir: Path) -> None:
     from weft_cli.connecting import connected
 
     async with connected(data_dir) as client:
-        await _ingest(client, documents)
+        await _ingest(client)
         first = await _ask(client, FROM_DOCUMENTS, ledger=True)
         _check(bool(first.citations), "the answer from the documents cites none")
         _check(bool(first.ledger.entries), "the answer came without its ledger")
         second = await _ask(client, FOLLOW_UP, session=first.session)
         _check(second.session == first.session, "the follow-up was answered in another session")
         _check(second.query != FOLLOW_UP, "the follow-up was searched without what the session knows")
-        _check(bool(second.citations), "the follow-up's answer cites nothing")
+        _check(
+            any(FOLLOW_UP_MEANS in citation.quote for citation in second.citations),
+            f"the follow-up's answer cites nothing that says {FOLLOW_UP_MEANS!r}",
+        )
+        _check(first.text not in second.text, "the follow-up's answer repeats the first one")
         tools = await _ask(client, NEEDS_A_TOOL)
         _check("397.8" in tools.text and "298" in tools.text, "the tools' results are not in the answer")
         _check(all(result.error is None for result in tools.tools) and len(tools.tools) == 2, "a tool failed")
@@ -117,13 +121,13 @@ async def _show(data_dir: Path, documents: list[str]) -> None:
     await _trace(data_dir, first.trace_id)
 
 
-async def _ingest(client: weft.Client, documents: list[str]) -> None:
+async def _ingest(client: weft.Client) -> None:
     from weft_cli.commands.ingest import progress_bar, summary
     from weft_cli.output import say
 
-    say(f"\n$ weft ingest {' '.join(documents)}", bold=True)
+    say(f"\n$ weft ingest {' '.join(DOCUMENTS)}", bold=True)
     with progress_bar() as on_progress:
-        result = await client.ingest(documents, on_progress=on_progress)
+        result = await client.ingest(list(DOCUMENTS), on_progress=on_progress)
     say(summary(result))
     _check(not result.failed, f"not every document was taken in: {[str(failed.error) for failed in result.failed]}")
 
