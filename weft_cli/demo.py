@@ -3,7 +3,7 @@
 It brings a mesh up in a temporary directory, ingests the project's own docs/, and asks four things as a person
 would: one that the documents answer, a follow-up that means nothing without the session, one that needs a
 tool, one that the documents can't answer. It shows the sources, the ledger and the trace, then takes
-everything down. (The README shows this demonstration: searches would find its questions there, not answers.)
+everything down.
 
 Every step is checked. Exits with 0 if all of it was there, with 1 and the reason if anything was missing.
 """
@@ -31,7 +31,7 @@ from weft_cli.settings import environ, quiet_grpc
 if TYPE_CHECKING:
     import weft
 
-DOCUMENTS: Final = ("docs",)
+DOCUMENTS: Final = ("README.md", "docs")
 FROM_DOCUMENTS: Final = "What happens when a canary dies?"
 FOLLOW_UP: Final = "And an orchestrator?"
 FOLLOW_UP_MEANS: Final = "orchestrator dies"
@@ -48,8 +48,8 @@ class Missing(Exception):
 def main() -> int:
     """Run the demonstration; returns the exit code."""
     quiet_grpc()
-    if not all(Path(path).is_dir() for path in DOCUMENTS):
-        typer.secho("weft demo: there is no docs/ here; run it in the project's directory", err=True, fg="red")
+    if not all(Path(path).exists() for path in DOCUMENTS):
+        typer.secho("weft demo: README.md and docs/ are not here; run it in the project's directory", err=True, fg="red")
         return FAILED
     from weft.errors import WeftError
 
