@@ -1,6 +1,6 @@
 """The whole mesh, shown and checked: ``make demo``, or ``python -m weft_cli.demo`` in the project's directory.
 
-It brings a mesh up in a temporary directory, ingests the project's own docs/, and asks four things as a person
+It brings a mesh up in a temporary directory, ingests README.md and docs/, and asks four things as a person
 would: one that the documents answer, a follow-up that means nothing without the session, one that needs a
 tool, one that the documents can't answer. It shows the sources, the ledger and the trace, then takes
 everything down.
@@ -49,7 +49,7 @@ def main() -> int:
     """Run the demonstration; returns the exit code."""
     quiet_grpc()
     if not all(Path(path).exists() for path in DOCUMENTS):
-        typer.secho("weft demo: README.md and docs/ are not here; run it in the project's directory", err=True, fg="red")
+        typer.secho("weft demo: README.md and docs/ are not here; run it in Weft's directory", err=True, fg="red")
         return FAILED
     from weft.errors import WeftError
 
