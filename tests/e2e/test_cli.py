@@ -317,7 +317,7 @@ def test_a_demonstration_without_documents_fails_and_says_why(tmp_path: Path) ->
         capture_output=True, text=True, timeout=60, env=environ, cwd=tmp_path, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "no docs/ here" in done.stderr
+    assert "README.md and docs/ are not here" in done.stderr
 
 
 def test_ctrl_c_while_a_detached_mesh_comes_up_leaves_nothing_behind(tmp_path: Path) -> None:
