@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mesh import records
+from mesh import records, sqlite
 from mesh.registry import Instance, StoredPolicy
 from weft.errors import Reason, WeftError, error
 
@@ -145,11 +145,9 @@ class Store:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    # One thread at a time uses the connection, though not always the thread that opened it.
-    db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    # a policy that was answered for outlives a power cut
+    db = sqlite.connect(path, synchronous="FULL", timeout_s=_BUSY_TIMEOUT_S)
     try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")  # a policy that was answered for outlives a power cut
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
+from mesh import sqlite
 from services.orchestrator.records import Lease, Opening
 
 _VERSION: Final = 1
@@ -89,16 +90,7 @@ _APPEND: Final = (
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection for one thread at a time, with no implicit transactions."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0, cached_statements=64)
-    db.row_factory = sqlite3.Row
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-    except BaseException:
-        db.close()
-        raise
-    return db
+    return sqlite.connect(path, synchronous="NORMAL", timeout_s=5.0)
 
 
 def create(db: sqlite3.Connection) -> None:

@@ -31,6 +31,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
+from mesh import sqlite
 from services.retriever.logs import _tables as sql
 from services.retriever.logs import _transactions as transactions
 from services.retriever.logs._rows import chunk_row, to_collection, to_document
@@ -299,12 +300,7 @@ def _corrupt(path: Path, problem: str) -> WeftError:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    db = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    db.row_factory = sqlite3.Row
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    return db
+    return sqlite.connect(path, synchronous="FULL", timeout_s=LOCK_TIMEOUT_S)
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> str:
