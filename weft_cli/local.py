@@ -22,7 +22,7 @@ import typer
 from weft_cli import ports, topology
 from weft_cli.lock import DataLock, Held, holder
 from weft_cli.logs import Logs
-from weft_cli.running import FAILED, OK
+from weft_cli.running import FAILED, OK, USAGE
 from weft_cli.settings import data_option, environ, mesh_file
 from weft_cli.supervisor import StartFailed, Supervisor
 
@@ -50,6 +50,8 @@ def prepare(options: Options) -> dict[str, str]:
     retrievers = sum(item.count for item in options.replicas if item.service == "retriever")
     if retrievers and not found.get(_EMBEDDER):
         code = subprocess.run([sys.executable, "-m", "services.retriever.prepare"], env=found, check=False).returncode
+        if code == USAGE:  # the configuration is wrong, and has been told
+            raise SystemExit(USAGE)
         if code != OK:
             typer.secho(
                 f"weft: the embedding model can't be had (see above): new collections are made without embedder "
