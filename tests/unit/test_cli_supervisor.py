@@ -138,8 +138,15 @@ async def test_hurrying_tells_a_child_a_second_time(stage: Stage) -> None:
     twice = OBEDIENT.replace("sys.exit(0)", "globals().update(n=globals().get('n', 0) + 1); n == 2 and sys.exit(0)")
     async with running(stage, stage.spec("tools-1", "tools", twice)):
         await eventually(lambda: len(stage.lines()) == 1)
-        stage.hurry.set()
+        # only after the first: two signals of one kind that wait are delivered as one
+        hurrying = asyncio.create_task(_hurry_after(stage, "tools-1 ends"))
+    await hurrying
     assert stage.lines() == ["tools-1 runs", "tools-1 ends", "tools-1 ends"]
+
+
+async def _hurry_after(stage: Stage, line: str) -> None:
+    await eventually(lambda: line in stage.lines())
+    stage.hurry.set()
 
 
 async def test_a_child_that_writes_endless_lines_goes_on(stage: Stage) -> None:
