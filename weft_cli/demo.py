@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 DOCUMENTS: Final = ("README.md", "docs")
 FROM_DOCUMENTS: Final = "What happens when a canary dies?"
-FOLLOW_UP: Final = "And an orchestrator?"
+FOLLOW_UP: Final = "And if the orchestrator dies?"
 FOLLOW_UP_MEANS: Final = "orchestrator dies"
 NEEDS_A_TOOL: Final = "What is 17 % of 2,340, and how many days are there from 2026-03-01 to 2026-12-24?"
 UNANSWERABLE: Final = "Who won the football world cup in 1998?"
