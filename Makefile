@@ -24,11 +24,9 @@ lint: $(VENV)/.dev  ## style, types, import lines, protos
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 
-bench: $(VENV)/.dev  ## measure turns, parallel tools and route changes beside their baselines (minutes)
+bench: $(VENV)/.dev  ## measure turns and parallel tools beside their baselines (minutes)
 	$(BIN)/python -m benchmarks.turns
 	$(BIN)/python -m benchmarks.parallel
-	$(BIN)/python -m benchmarks.routes
-	$(BIN)/python -m benchmarks.cancel
 
 format: $(VENV)/.dev  ## let the formatters have their way
 	$(BIN)/ruff check --fix-only .
