@@ -86,7 +86,6 @@ async def _run(options: Options, base: dict[str, str]) -> int:
         registry=options.registry,
         data_dir=options.data_dir,
         collector_port=collector_port,
-        tty=sys.stdout.isatty(),
     )
     infrastructure = topology.infrastructure(options.mesh, collector_port)
     services = topology.services(options.replicas)

@@ -116,9 +116,9 @@ def shared_environ(
     registry: str | None,
     data_dir: Path,
     collector_port: int | None,
-    tty: bool,
 ) -> dict[str, str]:
-    """What every process of the mesh gets."""
+    """What every process of the mesh gets. Its lines are read by people, on a terminal or in a pipe, unless
+    WEFT_LOG_FORMAT asks for JSON."""
     shared = {
         **environ,
         "WEFT_MESH": mesh,
@@ -131,6 +131,5 @@ def shared_environ(
         shared["WEFT_REGISTRY"] = registry
     if collector_port is not None:
         shared["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://{_LOOPBACK}:{collector_port}"
-    if tty:
-        shared.setdefault("WEFT_LOG_FORMAT", "console")
+    shared.setdefault("WEFT_LOG_FORMAT", "console")
     return shared

@@ -9,7 +9,8 @@ dropped and counted, and the count is written when there is room again.
 
 A line: ``timestamp, level, logger, event, service, instance, trace_id, span_id, tenant, request_id``,
 then what the call gave, then ``exception``. Values whose key says that they are secret are masked, as
-are passwords within URLs, and no value is longer than 8,192 characters.
+are passwords within URLs, and no value is longer than 8,192 characters. For people (``console``) the same
+is written as ``12:03:04 warning the event  key=value (logger)``, in local time.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ def configure(
         raise ValueError(f"log level {level!r}, format {log_format!r}: allowed are {list(LEVELS)} and {list(FORMATS)}")
     console = log_format == "console" or (log_format == "auto" and write is None and os.isatty(1))
     pipeline = LogPipeline(
-        _console_renderer() if console else _json_renderer(),
+        _console_line if console else _json_renderer(),
         {} if console else {"service": service, "instance": instance_id},
         write or _write_stdout,
     )
@@ -232,9 +233,14 @@ def _json_renderer() -> Callable[[MutableMapping[str, Any]], str]:
     return lambda fields: str(renderer(None, "", fields))
 
 
-def _console_renderer() -> Callable[[MutableMapping[str, Any]], str]:
-    renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), sort_keys=False)
-    return lambda fields: renderer(None, "", fields)
+def _console_line(fields: MutableMapping[str, Any]) -> str:
+    """For people: the moment, how bad, what; then what belongs to it."""
+    moment = datetime.fromisoformat(fields.pop("timestamp")).astimezone()
+    level, event, logger = (fields.pop(name, "") for name in ("level", "event", "logger"))
+    exception = fields.pop("exception", "").rstrip()
+    values = "".join(f"  {name}={value}" for name, value in fields.items())
+    line = f"{moment:%H:%M:%S} {level:<7} {event}{values} ({logger})"
+    return f"{line}\n{exception}" if exception else line
 
 
 def _write_stdout(data: bytes) -> None:

@@ -62,19 +62,23 @@ def test_the_collector_stays_at_home_where_traces_go_elsewhere() -> None:
 
 
 def test_what_the_operator_has_set_stays_and_what_the_mesh_needs_is_added(tmp_path: Path) -> None:
-    given = {"WEFT_STORE": "sqlite:////elsewhere", "WEFT_RETRIEVER__EMBEDDER": "none:", "WEFT_PORT": "1"}
-    found = shared_environ(
-        given, mesh="127.0.0.1:7", registry="consul://h:8500", data_dir=tmp_path, collector_port=8, tty=True
-    )
+    given = {
+        "WEFT_STORE": "sqlite:////elsewhere",
+        "WEFT_RETRIEVER__EMBEDDER": "none:",
+        "WEFT_PORT": "1",
+        "WEFT_LOG_FORMAT": "json",
+    }
+    found = shared_environ(given, mesh="127.0.0.1:7", registry="consul://h:8500", data_dir=tmp_path, collector_port=8)
     assert found["WEFT_STORE"] == "sqlite:////elsewhere"
     assert found["WEFT_RETRIEVER__EMBEDDER"] == "none:"
     assert found["WEFT_MESH"] == "127.0.0.1:7"
     assert found["WEFT_REGISTRY"] == "consul://h:8500"
     assert found["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://127.0.0.1:8"
-    assert found["WEFT_LOG_FORMAT"] == "console"
-    plain = shared_environ({}, mesh="127.0.0.1:7", registry=None, data_dir=tmp_path, collector_port=None, tty=False)
+    assert found["WEFT_LOG_FORMAT"] == "json"
+    plain = shared_environ({}, mesh="127.0.0.1:7", registry=None, data_dir=tmp_path, collector_port=None)
     assert plain["WEFT_STORE"] == f"sqlite:///{tmp_path}"
-    assert not plain.keys() & {"WEFT_REGISTRY", "OTEL_EXPORTER_OTLP_ENDPOINT", "WEFT_LOG_FORMAT"}
+    assert not plain.keys() & {"WEFT_REGISTRY", "OTEL_EXPORTER_OTLP_ENDPOINT"}
+    assert plain["WEFT_LOG_FORMAT"] == "console"  # in a pipe, too
 
 
 def test_all_that_is_started_is_also_drained() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -145,9 +146,17 @@ async def test_levels_hold_and_libraries_are_tamed(sink: Sink, make: Callable[..
 async def test_the_console_format_is_readable(sink: Sink, make: Callable[..., LogPipeline]) -> None:
     pipeline = make(log_format="console")
     logging.getLogger("a.b").warning("look at %s", "this")
+    structlog.stdlib.get_logger("c").info("found", url="http://u:hush@h/", count=2)
+    try:
+        raise RuntimeError("it broke")
+    except RuntimeError:
+        logging.getLogger("a.b").exception("failed")
     await pipeline.stop(2)
-    assert "look at this" in sink.data.decode()
-    assert not sink.data.startswith(b"{")
+    warned, found, failed, *traceback = sink.data.decode().splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d warning look at this \(a\.b\)", warned)
+    assert re.fullmatch(r"[\d:]{8} info    found  url=http://u:\*\*\*@h/  count=2 \(c\)", found)
+    assert failed.endswith("error   failed (a.b)")
+    assert traceback[-1] == "RuntimeError: it broke"
 
 
 async def test_what_finds_the_queue_full_is_dropped_counted_and_told(
