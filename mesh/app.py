@@ -187,7 +187,6 @@ async def _live(runtime: Runtime, settings: S, build: Build[S], register: bool) 
         metrics_port = await stack.enter_async_context(
             http_endpoint(host, settings.metrics_port, metrics.registry, lambda: serving)
         )
-        await stack.enter_async_context(_background(metrics.watch_loop()))
         bindings = await stack.enter_async_context(build(settings, runtime))
         server = MeshServer(
             tracer=runtime.telemetry.tracer("weft.rpc"),
@@ -205,6 +204,8 @@ async def _live(runtime: Runtime, settings: S, build: Build[S], register: bool) 
         registration: Registration | None = None
         if register:
             registration = await _register(runtime, settings, stack, server, bound_port, metrics_port)
+        # From now on only: what loading a model takes, or libraries, harms no caller.
+        await stack.enter_async_context(_background(metrics.watch_loop()))
         _log.info("serving on %s:%d, metrics on %s:%d", host, bound_port, host, metrics_port)
         await runtime.stopping.wait()
         serving = False
