@@ -33,17 +33,24 @@ class StoredDocument:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """All that differs between two positions of the log, as it stands at the later one.
+    """A page of the log: all that was touched after one position and up to ``sequence``, as it stands now.
 
-    The log says what was touched, its tables say how that stands now: a document changed five times in
-    between is read once. ``gone_documents`` are (collection id, document name).
+    The log says what was touched, its tables say how that stands: a document changed five times in
+    between is read once. With ``more``, the log goes on after ``sequence``, and a document may stand here
+    as a later page leaves it, or be gone already. So whoever applied a page knows everything up to
+    ``sequence`` and perhaps something newer; the later page brings that again, to no effect.
+    ``gone_documents`` are (collection id, document name).
     """
 
     sequence: int
+    more: bool = False
     collections: tuple[Collection, ...] = ()
     gone_collections: tuple[int, ...] = ()
     documents: tuple[StoredDocument, ...] = ()
     gone_documents: tuple[tuple[int, str], ...] = ()
+
+
+READ_CHUNKS = 4_096  # of a page of the log: about 10 MB of texts and vectors of 384 columns
 
 
 class Log(Protocol):
@@ -57,11 +64,21 @@ class Log(Protocol):
     def log_id(self) -> str:
         """Identity of the log, 32 hex digits; a store made anew has another."""
 
-    async def changed(self) -> bool:
-        """Whether anybody committed since this was last asked. Cheap; made for polling."""
+    async def wait_changed(self, after: int, timeout_s: float) -> bool:
+        """Wait until the log goes beyond sequence ``after``, or so long; returns whether it does.
 
-    async def read(self, after: int) -> Changes:
-        """What changed after sequence ``after``; after 0, everything there is."""
+        A commit of this process ends the wait at once, one of another within some milliseconds.
+        """
+
+    async def read(self, after: int, max_chunks: int = READ_CHUNKS) -> Changes:
+        """What changed after sequence ``after``, from 0 on everything: a page of up to ``max_chunks`` chunks.
+
+        A larger document comes whole, as a page of its own. What has no chunks counts as one.
+
+        Raises:
+            WeftError: STORE_CORRUPT when the log ends before ``after``: it lost what was read from it, as a
+                store does that was set back to a backup.
+        """
 
     async def create_collection(
         self, key: CollectionKey, embedder: str, wanted_embedder: str, dimension: int

@@ -6,10 +6,10 @@ A ``State`` is immutable: which sequence it has seen, and a ``View`` of each col
 made beside the searches, on a thread of its own, and swapped in whole; no search ever waits for a change,
 and one that began before it goes on reading what it began with.
 
-The log is asked every ``POLL_S`` whether anybody committed; somebody who waits for an epoch, as every write
-of this process does, wakes the replica at once. Changes that arrive while others are being applied go in
-together, next. Where applying grows long, the replica rests about as long as it worked, unless somebody
-waits, so that a stream of small changes can't take the processor from the searches.
+The log tells when somebody committed and is read in pages, so that a long one never lies in memory whole.
+Changes that arrive while others are being applied go in together, next. Where applying grows long, the
+replica rests about as long as it worked, unless somebody waits for an epoch, so that a stream of small
+changes can't take the processor from the searches.
 
 Errors: a log that can't be reached for a while is tried again, with a warning; a corrupt one ends
 ``follow`` with STORE_CORRUPT, and the process should end with it.
@@ -34,7 +34,8 @@ from services.retriever.workers import Workers
 from weft.errors import Reason, WeftError, error
 
 _log = logging.getLogger(__name__)
-POLL_S: Final = 0.025
+_WAIT_S: Final = 1.0
+_MIN_REST_S: Final = 0.025
 _MAX_REST_S: Final = 0.5
 _RETRY_S: Final = 1.0
 _SETTLE_S: Final = 1.0
@@ -59,7 +60,7 @@ class Replica:
     def __init__(self, log: Log, makers: Makers, workers: Workers) -> None:
         self.state = State()
         self._log, self._makers, self._workers = log, makers, workers
-        self._wake, self._urgent = asyncio.Event(), asyncio.Event()
+        self._urgent = asyncio.Event()
         self._moved = asyncio.Condition()
         self._waiting = 0
 
@@ -70,7 +71,8 @@ class Replica:
 
     async def load(self) -> None:
         """Read all that is in the log."""
-        await self._catch_up()
+        while await self._apply_page():
+            pass
 
     async def follow(self) -> None:
         """Keep up with the log until cancelled.
@@ -80,7 +82,11 @@ class Replica:
         """
         while True:
             try:
-                worked_s = await self._catch_up() if await self._log.changed() else 0.0
+                worked_s = 0.0
+                if await self._log.wait_changed(self.state.sequence, _WAIT_S):
+                    began_s = time.monotonic()
+                    await self.load()
+                    worked_s = time.monotonic() - began_s
             except WeftError as err:
                 if err.reason == Reason.STORE_CORRUPT:
                     raise
@@ -130,7 +136,6 @@ class Replica:
         if self.state.sequence >= sequence:
             return
         self._waiting += 1
-        self._wake.set()
         self._urgent.set()
         try:
             async with asyncio.timeout(timeout_s), self._moved:
@@ -138,20 +143,18 @@ class Replica:
         finally:
             self._waiting -= 1
 
-    async def _catch_up(self) -> float:
-        began_s = time.monotonic()
+    async def _apply_page(self) -> bool:
         changes = await self._log.read(self.state.sequence)
         if changes.sequence > self.state.sequence:
             state = await self._workers.run(next_state, self.state, changes, self._makers)
             async with self._moved:
                 self.state = state
                 self._moved.notify_all()
-        return time.monotonic() - began_s
+        return changes.more
 
     async def _rest(self, worked_s: float) -> None:
-        if worked_s > POLL_S and not self._waiting:
-            await _signal(self._urgent, min(worked_s, _MAX_REST_S))
-        await _signal(self._wake, POLL_S)
+        if worked_s and not self._waiting:
+            await _signal(self._urgent, min(max(worked_s, _MIN_REST_S), _MAX_REST_S))
 
 
 async def _signal(event: asyncio.Event, timeout_s: float) -> None:

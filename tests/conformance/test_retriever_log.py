@@ -7,6 +7,7 @@ replicas have.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from services.retriever.logs import sqlite
-from services.retriever.ports import Log
+from services.retriever.ports import Changes, Log
 from services.retriever.types import Collection, CollectionKey
 from tests.support.retrieval import DIMENSION, KEY, cut, put, record
 from weft.errors import WeftError
@@ -94,14 +95,76 @@ async def test_the_same_content_again_takes_no_sequence(logs: tuple[Log, Log]) -
     assert (await one.read(0)).sequence == first.sequence
 
 
-async def test_commit_notices_reach_both_and_only_once(logs: tuple[Log, Log]) -> None:
+async def test_a_commit_ends_the_wait_of_both_and_nothing_else_does(logs: tuple[Log, Log]) -> None:
     one, other = logs
-    await collection(one)
-    assert await other.changed()
-    assert not await other.changed()
+    made = await collection(one)
+    for log in logs:
+        assert await log.wait_changed(0, 5)
+        assert not await log.wait_changed(made.sequence, 0)
+    waits = [asyncio.create_task(log.wait_changed(made.sequence, 5)) for log in logs]
+    await one.stage(made, None, cut(LONG)[:1], np.ones((1, DIMENSION), np.float32))
+    assert not await other.wait_changed(made.sequence, 0.1)
+    assert not any(wait.done() for wait in waits)
+    began_s = time.monotonic()
     await collection(one, CollectionKey("default", "second"))
-    assert await other.changed()
-    assert await one.changed()
+    assert await asyncio.gather(*waits) == [True, True]
+    assert time.monotonic() - began_s < 1
+
+
+async def test_a_long_log_is_read_in_pages_of_bounded_size(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    made = await collection(one)
+    names = [(await put(one, made, f"{number}.txt", LONG)).name for number in range(7)]
+    size = len(cut(LONG))
+    await one.delete_document(made, names[0])
+    pages, after = [], 0
+    while not pages or pages[-1].more:
+        pages.append(await other.read(after, max_chunks=2 * size))
+        assert pages[-1].sequence > after
+        assert sum(len(stored.chunks) for stored in pages[-1].documents) <= 2 * size
+        after = pages[-1].sequence
+    assert (
+        [[stored.document.name for stored in page.documents] for page in pages]
+        == [
+            names[1:2],  # beside what has no chunks: the collection, and the document that is gone by now
+            names[2:4],
+            names[4:6],
+            names[6:],
+        ]
+    )
+    assert pages[0].gone_documents == pages[-1].gone_documents == ((made.id, names[0]),)
+    assert after == 9
+    assert {page.collections for page in pages} == {(await one.get_collection(KEY),)}
+    assert await other.read(after) == Changes(after)
+
+
+async def test_a_document_larger_than_a_page_comes_whole(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    made = await collection(one)
+    await put(one, made, "a.txt", LONG)
+    page = await other.read(made.sequence, max_chunks=2)
+    assert [list(stored.chunks) for stored in page.documents] == [cut(LONG)]
+    assert not page.more
+
+
+async def test_a_page_shows_a_document_as_it_stands_now_and_a_later_one_shows_it_again(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    made = await collection(one)
+    await put(one, made, "a.txt", "first")
+    await put(one, made, "b.txt", "between")
+    last = await put(one, made, "a.txt", "second")
+    page = await other.read(made.sequence, max_chunks=1)
+    assert (page.sequence, page.more) == (made.sequence + 1, True)
+    assert [stored.document for stored in page.documents] == [last]
+    rest = await other.read(page.sequence, max_chunks=5)
+    assert [stored.document.source for stored in rest.documents] == ["b.txt", "a.txt"]
+
+
+async def test_a_log_that_ends_before_what_was_read_has_lost_something(logs: tuple[Log, Log]) -> None:
+    made = await collection(logs[0])
+    with pytest.raises(WeftError) as caught:
+        await logs[1].read(made.sequence + 1)
+    assert caught.value.reason == "STORE_CORRUPT"
 
 
 async def test_sequences_are_in_commit_order_with_two_writers(logs: tuple[Log, Log]) -> None:

@@ -71,6 +71,7 @@ TABLES: Final = (
     "CREATE TABLE gone (collection_id INTEGER PRIMARY KEY, tenant TEXT NOT NULL)",
 )
 
+LOG: Final = "SELECT sequence, tenant, collection_id, document FROM log WHERE sequence > ? ORDER BY sequence"
 COLLECTION_COLUMNS: Final = (
     "tenant, name, id, embedder, wanted_embedder, dimension, created_s, sequence, document_count, chunk_count"
 )

@@ -17,33 +17,46 @@ STAGED_LIFE_S: Final = 3_600.0  # after that, a batch that was never published i
 SWEEP_ROWS: Final = 200  # at most in one transaction
 
 
-def changes(db: sqlite3.Connection, after: int) -> Changes:
-    """What the log's rows after ``after`` name, as it stands."""
-    (sequence,) = db.execute("SELECT coalesce(max(sequence), 0) FROM log").fetchone()
-    touched = db.execute(
-        "SELECT DISTINCT tenant, collection_id, document FROM log WHERE sequence > ?", (after,)
-    ).fetchall()
+def changes(db: sqlite3.Connection, after: int, max_chunks: int) -> Changes:
+    """What the log's rows after ``after`` name, as it stands, until ``max_chunks`` are together."""
+    end = log_end(db)
+    sequence, taken = after, 0
+    seen: set[tuple[int, str]] = set()
     collections: dict[int, Collection | None] = {}
     documents, gone_documents = [], []
-    for tenant, collection_id, name in touched:
-        if collection_id not in collections:
-            row = db.execute(sql.COLLECTION_BY_ID, (tenant, collection_id)).fetchone()
-            collections[collection_id] = to_collection(row) if row else None
-        collection = collections[collection_id]
-        if not name or collection is None:
-            continue
-        row = db.execute(sql.DOCUMENT, (tenant, collection_id, name)).fetchone()
-        if row is None:
-            gone_documents.append((collection_id, name))
-        else:
-            documents.append(to_stored(collection, row, db.execute(sql.CHUNKS, (tenant, row["batch"])).fetchall()))
+    for number, tenant, collection_id, name in db.execute(sql.LOG, (after,)):
+        if (collection_id, name) not in seen:
+            if collection_id not in collections:
+                row = db.execute(sql.COLLECTION_BY_ID, (tenant, collection_id)).fetchone()
+                collections[collection_id] = to_collection(row) if row else None
+            collection = collections[collection_id]
+            row = None
+            if name and collection is not None:
+                row = db.execute(sql.DOCUMENT, (tenant, collection_id, name)).fetchone()
+            weight = max(1, row["chunk_count"]) if row else 1
+            if taken and taken + weight > max_chunks:
+                break
+            taken += weight
+            seen.add((collection_id, name))
+            if collection is not None and row is not None:
+                documents.append(to_stored(collection, row, db.execute(sql.CHUNKS, (tenant, row["batch"])).fetchall()))
+            elif collection is not None and name:
+                gone_documents.append((collection_id, name))
+        sequence = number
     return Changes(
         sequence,
+        more=sequence < end,
         collections=tuple(c for c in collections.values() if c is not None),
         gone_collections=tuple(i for i, c in collections.items() if c is None),
         documents=tuple(documents),
         gone_documents=tuple(gone_documents),
     )
+
+
+def log_end(db: sqlite3.Connection) -> int:
+    """The last sequence number."""
+    (sequence,) = db.execute("SELECT coalesce(max(sequence), 0) FROM log").fetchone()
+    return int(sequence)
 
 
 def log_row(db: sqlite3.Connection, tenant: str, collection_id: int, document: str, at_s: float) -> int:

@@ -35,11 +35,12 @@ from mesh import sqlite
 from services.retriever.logs import _tables as sql
 from services.retriever.logs import _transactions as transactions
 from services.retriever.logs._rows import chunk_row, to_collection, to_document
-from services.retriever.ports import Changes
+from services.retriever.ports import READ_CHUNKS, Changes
 from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors
 from weft.errors import Reason, WeftError, error
 
 LOCK_TIMEOUT_S: Final = 5.0
+POLL_S: Final = 0.025  # how soon the commit of another process is noticed
 _MAX_YIELD_S: Final = 0.05
 _CORRUPT: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -53,7 +54,7 @@ class SqliteLog:
         self._path = path
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="weft-log-write")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="weft-log-read")
-        self._seen_version: int | None = None
+        self._committed = asyncio.Event()
         self._write_db: sqlite3.Connection
         self._read_db: sqlite3.Connection
         self.log_id = ""
@@ -82,19 +83,28 @@ class SqliteLog:
 
     # -- reading --------------------------------------------------------------------------------------
 
-    async def changed(self) -> bool:
-        """Whether anybody committed since this was last asked."""
+    async def wait_changed(self, after: int, timeout_s: float) -> bool:
+        """Wait until the log goes beyond sequence ``after``, or so long; returns whether it does."""
+        until_s = time.monotonic() + timeout_s
+        while True:
+            self._committed.clear()
+            if await self._read(transactions.log_end) > after:
+                return True
+            if (remaining_s := until_s - time.monotonic()) <= 0:
+                return False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(POLL_S, remaining_s)):
+                    await self._committed.wait()
 
-        def ask(db: sqlite3.Connection) -> bool:
-            (version,) = db.execute("PRAGMA data_version").fetchone()
-            before, self._seen_version = self._seen_version, version
-            return bool(version != before)
+    async def read(self, after: int, max_chunks: int = READ_CHUNKS) -> Changes:
+        """A page of what changed after sequence ``after``, as it stands now."""
 
-        return await self._read(ask)
+        def work(db: sqlite3.Connection) -> Changes:
+            if after > (end := transactions.log_end(db)):
+                raise _corrupt(self._path, f"it ends at sequence {end}, but {after} was read from it before")
+            return transactions.changes(db, after, max_chunks)
 
-    async def read(self, after: int) -> Changes:
-        """What changed after sequence ``after``, as it stands now."""
-        return await self._read(_snapshot(lambda db: transactions.changes(db, after)))
+        return await self._read(_snapshot(work))
 
     async def get_collection(self, key: CollectionKey) -> Collection | None:
         """The collection, or None."""
@@ -251,7 +261,9 @@ class SqliteLog:
             time.sleep(min(_MAX_YIELD_S, time.monotonic() - held_s))
             return result
 
-        return await self._on(self._writer, locked)
+        result = await self._on(self._writer, locked)
+        self._committed.set()
+        return result
 
     async def _on(self, executor: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         def guarded() -> T:
