@@ -25,6 +25,7 @@ from weft.tracing import client_interceptors
 
 SERVICES: Final = ("orchestrator", "retriever")
 CHECK_TIMEOUT_S: Final = 2.0
+_ADVICE: Final = "start one with `weft up`, or name another by WEFT_MESH=host:port"
 Metadata = tuple[tuple[str, str], ...]
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
 
@@ -128,7 +129,7 @@ def session_bucket(session: str) -> int:
     return zlib.crc32(session.encode()) % 100
 
 
-def no_mesh(mesh: Sequence[str], exc: aio.AioRpcError) -> WeftError:
+def no_mesh(mesh: Sequence[str], exc: aio.AioRpcError, advice: str = _ADVICE) -> WeftError:
     """What to tell of a control plane that doesn't answer."""
     where = ",".join(mesh)
     if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
@@ -139,7 +140,7 @@ def no_mesh(mesh: Sequence[str], exc: aio.AioRpcError) -> WeftError:
         problem = f"no mesh answers at {where}"
     return error(
         Reason.DEPENDENCY_UNAVAILABLE,
-        f"{problem}; start one with `weft up`, or name another by WEFT_MESH=host:port",
+        f"{problem}; {advice}",
         mesh=where,
     )
 

@@ -10,7 +10,6 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from grpc import aio
@@ -20,7 +19,7 @@ from weft.channel import Dial, open_address
 from weft.connection import CHECK_TIMEOUT_S, has_details, no_mesh
 from weft.errors import Reason, error, from_rpc_error
 from weft.mesh.v1 import routing_pb2_grpc, status_pb2, status_pb2_grpc, trace_pb2_grpc
-from weft_cli.settings import choose_mesh
+from weft_cli.settings import Where
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -28,6 +27,10 @@ if TYPE_CHECKING:
 SERVICE_NAME: Final = "cli"
 CALL_TIMEOUT_S: Final = 5.0
 _FLUSH_S: Final = 1.0
+_ADVICE: Final = (
+    "start one with `weft up`, or say where yours is: --mesh HOST:PORT or WEFT_MESH for its address, "
+    "--data DIR for one that `weft up --data DIR` started"
+)
 
 
 class ControlPlane:
@@ -44,28 +47,28 @@ class ControlPlane:
         try:
             return await self._status.GetMeshStatus(request, timeout=CALL_TIMEOUT_S if with_load else CHECK_TIMEOUT_S)
         except aio.AioRpcError as exc:
-            raise (from_rpc_error(exc) if has_details(exc) else no_mesh(self.mesh, exc)) from exc
+            raise (from_rpc_error(exc) if has_details(exc) else no_mesh(self.mesh, exc, _ADVICE)) from exc
 
     async def call(self, method: Any, request: Any) -> Any:
         """One call of another of its methods."""
         try:
             return await method(request, timeout=CALL_TIMEOUT_S)
         except aio.AioRpcError as exc:
-            raise (from_rpc_error(exc) if has_details(exc) else no_mesh(self.mesh, exc)) from exc
+            raise (from_rpc_error(exc) if has_details(exc) else no_mesh(self.mesh, exc, _ADVICE)) from exc
 
 
 @asynccontextmanager
-async def control_plane(data_dir: Path | None) -> AsyncIterator[ControlPlane]:
+async def control_plane(where: Where) -> AsyncIterator[ControlPlane]:
     """The control plane of the chosen mesh."""
-    mesh = choose_mesh(data_dir)
+    mesh = where.addresses()
     async with open_address(mesh, Dial(mesh=mesh)) as channel:
         yield ControlPlane(mesh, channel)
 
 
 @asynccontextmanager
-async def traces(data_dir: Path | None) -> AsyncIterator[trace_pb2_grpc.TraceServiceStub]:
+async def traces(where: Where) -> AsyncIterator[trace_pb2_grpc.TraceServiceStub]:
     """The collector of the chosen mesh."""
-    async with control_plane(data_dir) as control:
+    async with control_plane(where) as control:
         endpoint = (await control.status()).otlp_endpoint
     if not endpoint:
         raise error(
@@ -78,9 +81,9 @@ async def traces(data_dir: Path | None) -> AsyncIterator[trace_pb2_grpc.TraceSer
 
 
 @asynccontextmanager
-async def connected(data_dir: Path | None) -> AsyncIterator[weft.Client]:
+async def connected(where: Where) -> AsyncIterator[weft.Client]:
     """An SDK client of the chosen mesh, whose spans go to that mesh's collector."""
-    async with control_plane(data_dir) as control:
+    async with control_plane(where) as control:
         endpoint = (await control.status()).otlp_endpoint
     provider = _tracer_provider(endpoint) if endpoint else None
     try:

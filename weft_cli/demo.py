@@ -26,7 +26,7 @@ from weft_cli import ports
 from weft_cli.local import LOG_FILE
 from weft_cli.lock import holder
 from weft_cli.running import FAILED, INTERRUPTED, OK
-from weft_cli.settings import environ, quiet_grpc
+from weft_cli.settings import Where, environ, quiet_grpc
 
 if TYPE_CHECKING:
     import weft
@@ -98,7 +98,7 @@ def _weft(*arguments: str) -> None:
 async def _show(data_dir: Path) -> None:
     from weft_cli.connecting import connected
 
-    async with connected(data_dir) as client:
+    async with connected(Where(data_dir=data_dir)) as client:
         await _ingest(client)
         first = await _ask(client, FROM_DOCUMENTS, ledger=True)
         _check(bool(first.citations), "the answer from the documents cites none")
@@ -150,7 +150,7 @@ async def _trace(data_dir: Path, trace_id: str) -> None:
     from weft_cli.waterfall import complete, print_waterfall
 
     say(f"\n$ weft trace {trace_id[:16]}", bold=True)
-    async with traces(data_dir) as stub:
+    async with traces(Where(data_dir=data_dir)) as stub:
         found = await settled(stub, trace_id)
     print_waterfall(found.trace_id, found.spans)
     _check(complete(found.spans), "the trace is not one tree")

@@ -7,6 +7,17 @@ from typing import Annotated
 
 import typer
 
+from weft_cli.settings import Where
+
+Mesh = Annotated[
+    str | None,
+    typer.Option(
+        "--mesh",
+        metavar="HOST:PORT",
+        help="Talk to the mesh at this address, whatever WEFT_MESH is.",
+        show_default=False,
+    ),
+]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -23,6 +34,30 @@ Collection = Annotated[
         "--collection", "-c", metavar="NAME", help="Collection of documents. Unset: default.", show_default=False
     ),
 ]
+
+
+def where(mesh: str | None, data: Path | None) -> Where:
+    """The mesh to talk to, of ``--mesh`` and ``--data``.
+
+    Raises:
+        typer.BadParameter: both are given, or an address is none.
+    """
+    if mesh is not None and data is not None:
+        raise typer.BadParameter("say either --mesh or --data, both name a mesh", param_hint="--mesh")
+    for address in mesh.split(",") if mesh is not None else ():
+        check_address(address.strip())
+    return Where(mesh, data)
+
+
+def check_address(address: str) -> None:
+    """Refuse what is not ``HOST:PORT``.
+
+    Raises:
+        typer.BadParameter: it isn't.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise typer.BadParameter(f"{address!r} is not HOST:PORT; an example is 127.0.0.1:9500", param_hint="--mesh")
 
 
 def pairs(text: str, option: str, example: str) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Which mesh a command talks to, and what else it takes from the environment.
 
+--mesh HOST:PORT    its address
 --data DIR          the mesh that was started on DIR (its mesh.json says where it listens)
 WEFT_MESH           its address
 ./.weft/mesh.json   where ``weft up`` was called in this directory
@@ -9,6 +10,7 @@ WEFT_MESH           its address
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,13 +22,22 @@ def quiet_grpc() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
-def choose_mesh(data_dir: Path | None) -> tuple[str, ...]:
-    """Addresses of the mesh to talk to."""
-    from weft.settings import MESH_FILE, find_mesh
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which mesh, as far as the command line says it: at most one of the two."""
 
-    if data_dir is None and not os.environ.get("WEFT_MESH") and (DEFAULT_DATA_DIR / MESH_FILE).is_file():
-        data_dir = DEFAULT_DATA_DIR
-    return find_mesh(None, data_dir)
+    mesh: str | None = None
+    data_dir: Path | None = None
+
+    def addresses(self) -> tuple[str, ...]:
+        """Addresses of the mesh to talk to."""
+        from weft.settings import MESH_FILE, find_mesh
+
+        data_dir = self.data_dir
+        said = self.mesh or data_dir or os.environ.get("WEFT_MESH")
+        if not said and (DEFAULT_DATA_DIR / MESH_FILE).is_file():
+            data_dir = DEFAULT_DATA_DIR
+        return find_mesh(self.mesh, data_dir)
 
 
 def environ() -> dict[str, str]:

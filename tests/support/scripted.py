@@ -18,7 +18,7 @@ from grpc import aio
 import weft
 from weft.common.v1 import epoch_pb2
 from weft.errors import WeftError, status_trailer, to_proto
-from weft.mesh.v1 import status_pb2, status_pb2_grpc
+from weft.mesh.v1 import registry_pb2, status_pb2, status_pb2_grpc
 from weft.orchestrator.v1 import orchestrator_pb2 as chat_pb2
 from weft.orchestrator.v1 import orchestrator_pb2_grpc as chat_grpc
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
@@ -151,17 +151,27 @@ class Retriever(retriever_pb2_grpc.RetrieverServiceServicer):
 
 
 class Status(status_pb2_grpc.StatusServiceServicer):
+    """A mesh with a healthy instance of each service but those in ``missing``."""
+
+    def __init__(self) -> None:
+        self.missing: set[str] = set()
+
     async def GetMeshStatus(
         self, request: status_pb2.GetMeshStatusRequest, context: aio.ServicerContext
     ) -> status_pb2.GetMeshStatusResponse:
-        return status_pb2.GetMeshStatusResponse(snapshot_version="1", registry="builtin:", registry_available=True)
+        found = status_pb2.GetMeshStatusResponse(snapshot_version="1", registry="builtin:", registry_available=True)
+        for service in ("retriever", "generator", "tools", "orchestrator"):
+            health = status_pb2.HEALTH_NOT_SERVING if service in self.missing else status_pb2.HEALTH_SERVING
+            instance = registry_pb2.Instance(service=service, id=f"{service}-1", host="127.0.0.1", port=1, version="v1")
+            found.instances.add(instance=instance, health=health)
+        return found
 
 
 class Server:
     """The three services behind one address."""
 
     def __init__(self) -> None:
-        self.chat, self.retriever = Chat(), Retriever()
+        self.chat, self.retriever, self.status = Chat(), Retriever(), Status()
         self.port = 0
         self._server: aio.Server | None = None
 
@@ -169,7 +179,7 @@ class Server:
         server = aio.server(options=[("grpc.so_reuseport", 0)])
         chat_grpc.add_OrchestratorServiceServicer_to_server(self.chat, server)
         retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(self.retriever, server)
-        status_pb2_grpc.add_StatusServiceServicer_to_server(Status(), server)
+        status_pb2_grpc.add_StatusServiceServicer_to_server(self.status, server)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
         await server.start()
         self._server = server

@@ -9,18 +9,20 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 import weft
 from tests.support.scripted import HANG, Server, delta, finished, scripted_server, started
 from weft.common.v1 import passage_pb2
 from weft.errors import Reason, error
 from weft.retriever.v1 import retriever_pb2
+from weft_cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("up", "down", "status", "ingest", "search", "ask", "trace", "route", "config")
@@ -43,19 +45,26 @@ class Done:
         return json.loads(self.out)
 
 
-async def begin(server: Server | None, *arguments: str, **streams: Any) -> asyncio.subprocess.Process:
+async def begin(
+    server: Server | None, *arguments: str, more: Mapping[str, str] | None = None, **streams: Any
+) -> asyncio.subprocess.Process:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("WEFT_", "GRPC_"))}
     if server is not None:
         address = f"127.0.0.1:{server.port}"
         environ |= {"WEFT_MESH": address, "WEFT_TARGET": f"ipv4:{address}"}
     pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "weft_cli.main", *arguments), env=environ, cwd=ROOT, **{**pipes, **streams}
+        *(sys.executable, "-m", "weft_cli.main", *arguments),
+        env={**environ, **(more or {})},
+        cwd=ROOT,
+        **{**pipes, **streams},
     )
 
 
-async def run(server: Server | None, *arguments: str, stdin: bytes = b"") -> Done:
-    process = await begin(server, *arguments)
+async def run(
+    server: Server | None, *arguments: str, stdin: bytes = b"", more: Mapping[str, str] | None = None
+) -> Done:
+    process = await begin(server, *arguments, more=more)
     out, err = await asyncio.wait_for(process.communicate(stdin), 30)
     assert process.returncode is not None
     return Done(process.returncode, out.decode(), err.decode())
@@ -96,7 +105,7 @@ async def test_json_is_the_shape_of_the_sdk(server: Server, tmp_path: Path) -> N
         assert searched.json["hits"] == json.loads(json.dumps(found["hits"]))
     assert ingested.json["documents"] == 1
     assert ingested.json["failed"] == []
-    assert status.json["instances"] == []
+    assert [item["service"] for item in status.json["instances"]] == ["retriever", "generator", "tools", "orchestrator"]
 
 
 async def test_ingest_reads_standard_input_under_the_name_of_its_content(server: Server) -> None:
@@ -147,6 +156,8 @@ async def test_without_a_mesh_every_command_says_so_with_code_3(command: tuple[s
         (("ask", "q", "--sesion", "s"), "No such option"),
         (("up", "--replicas", "retreiver=2"), "no service"),
         (("up", "--mesh", "nowhere"), "HOST:PORT"),
+        (("status", "--mesh", "nowhere"), "HOST:PORT"),
+        (("status", "--mesh", "127.0.0.1:1", "--data", "x"), "either --mesh or --data"),
         (("route", "retriever"), "--weights"),
         (("route", "retriever", "--weights", "v1=90,v2=20"), "add up to 110"),
         (("route", "retriever", "--weights", "v1=x"), "0 to 100"),
@@ -158,6 +169,38 @@ async def test_wrong_usage_is_explained_with_code_2(arguments: tuple[str, ...], 
     done = await run(None, *arguments)
     assert done.code == 2
     assert problem in done.err
+
+
+async def test_status_ends_with_0_only_when_every_service_has_a_healthy_instance(server: Server) -> None:
+    ready = await run(server, "status")
+    assert (ready.code, ready.err) == (0, "")
+    server.status.missing = {"generator", "tools"}
+    done = await run(server, "status")
+    assert done.code == 1
+    assert "orchestrator-1" in done.out  # what is there is shown all the same
+    assert done.err == "weft: not ready; without a healthy instance: generator, tools\n"
+    as_json = await run(server, "status", "--json")
+    assert (as_json.code, as_json.err) == (1, "")
+    assert (as_json.json["ready"], as_json.json["missing"]) == (False, ["generator", "tools"])
+
+
+async def test_the_option_mesh_counts_more_than_the_environment(server: Server) -> None:
+    nowhere = {"WEFT_MESH": "127.0.0.1:1"}
+    assert (await run(server, "status", more=nowhere)).code == 3
+    assert (await run(server, "status", "--mesh", f"127.0.0.1:{server.port}", more=nowhere)).code == 0
+
+
+async def test_a_mesh_that_is_not_there_is_told_with_all_the_ways_to_name_another(tmp_path: Path) -> None:
+    done = await run(None, "status", more={"WEFT_MESH": "127.0.0.1:1"})
+    assert done.code == 3
+    assert "no mesh answers at 127.0.0.1:1" in done.err
+    assert all(way in done.err for way in ("weft up", "--mesh HOST:PORT", "--data DIR", "WEFT_MESH"))
+
+
+@pytest.mark.parametrize("command", ["status", "ingest", "search", "ask", "trace", "route"])
+def test_whatever_talks_to_a_mesh_can_be_told_which(command: str) -> None:
+    options = {name for option in get_command(app).commands[command].params for name in option.opts}  # type: ignore[attr-defined]
+    assert {"--mesh", "--data", "--json"} <= options
 
 
 async def test_ctrl_c_ends_an_ask_with_130_and_the_turn_with_it(server: Server) -> None:

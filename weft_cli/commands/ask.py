@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weft_cli.options import AsJson, Collection, Data
+from weft_cli.options import AsJson, Collection, Data, Mesh, where
 from weft_cli.running import run
+from weft_cli.settings import Where
 
 if TYPE_CHECKING:
     import weft
@@ -24,6 +24,7 @@ def ask(
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Passages at the most, 1 to 20.")] = 5,
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Deadline of the turn.")] = 30.0,
     ledger: Annotated[bool, typer.Option("--ledger", help="Show where the time went.")] = False,
+    mesh: Mesh = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -31,7 +32,7 @@ def ask(
 
     Prints the text as it comes, then sources, what was left out, and the names of session and trace.
     """
-    run(_ask(question, session, collection, top_k, timeout, ledger, data, as_json), as_json=as_json)
+    run(_ask(question, session, collection, top_k, timeout, ledger, where(mesh, data), as_json), as_json=as_json)
 
 
 async def _ask(
@@ -41,13 +42,13 @@ async def _ask(
     top_k: int,
     timeout_s: float,
     ledger: bool,
-    data: Path | None,
+    at: Where,
     as_json: bool,
 ) -> None:
     from weft_cli.connecting import connected
     from weft_cli.output import print_answer_tail, print_json
 
-    async with connected(data) as client:
+    async with connected(at) as client:
         stream = client.stream(question, session=session, collection=collection, top_k=top_k, timeout_s=timeout_s)
         answer = await (stream.finish() if as_json else show(stream))
     if as_json:

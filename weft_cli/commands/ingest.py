@@ -6,13 +6,13 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weft_cli.options import AsJson, Collection, Data
+from weft_cli.options import AsJson, Collection, Data, Mesh, where
 from weft_cli.running import FAILED, OK, run
+from weft_cli.settings import Where
 
 if TYPE_CHECKING:
     import weft
@@ -23,6 +23,7 @@ def ingest(
         list[str], typer.Argument(metavar="PATH...", help="Files and folders; - reads a text from standard input.")
     ],
     collection: Collection = None,
+    mesh: Mesh = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -31,15 +32,15 @@ def ingest(
     When it returns, the documents are found. The same content again changes nothing, changed content
     replaces the old. Exits with 1 if a document was not taken in; the others are.
     """
-    run(_ingest(paths, collection, data, as_json), as_json=as_json)
+    run(_ingest(paths, collection, where(mesh, data), as_json), as_json=as_json)
 
 
-async def _ingest(paths: list[str], collection: str | None, data: Path | None, as_json: bool) -> int:
+async def _ingest(paths: list[str], collection: str | None, at: Where, as_json: bool) -> int:
     from weft_cli.connecting import connected
     from weft_cli.output import print_json, say
 
     sources = [_standard_input() if path == "-" else path for path in dict.fromkeys(paths)]
-    async with connected(data) as client:
+    async with connected(at) as client:
         with progress_bar() as on_progress:
             result = await client.ingest(sources, collection=collection, on_progress=on_progress)
     if as_json:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weft_cli.options import AsJson, Data, pairs
+from weft_cli.options import AsJson, Data, Mesh, pairs, where
 from weft_cli.running import run
+from weft_cli.settings import Where
 
 if TYPE_CHECKING:
     from weft.mesh.v1 import routing_pb2
@@ -35,6 +35,7 @@ def route(
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print the policies, and what is wrong with them.")] = False,
     clear: Annotated[bool, typer.Option("--clear", help="Spread evenly over all instances again.")] = False,
+    mesh: Mesh = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,7 +51,7 @@ def route(
         raise typer.BadParameter("say which service, such as retriever", param_hint="SERVICE")
     shares = _shares(weights) if weights else None
     routes = [_header(item) for item in header] if header else None
-    run(_route(service, shares, routes, show, clear, data, as_json), as_json=as_json)
+    run(_route(service, shares, routes, show, clear, where(mesh, data), as_json), as_json=as_json)
 
 
 def _shares(text: str) -> dict[str, int]:
@@ -82,7 +83,7 @@ async def _route(
     headers: list[Header] | None,
     show: bool,
     clear: bool,
-    data: Path | None,
+    at: Where,
     as_json: bool,
 ) -> None:
     from weft.mesh.v1 import routing_pb2
@@ -91,7 +92,7 @@ async def _route(
     from weft_cli.output import print_json, say
 
     warnings: list[str] = []
-    async with control_plane(data) as control:
+    async with control_plane(at) as control:
         if clear:
             request = routing_pb2.DeleteRoutePolicyRequest(service=service)
             await control.call(control.routing.DeleteRoutePolicy, request)

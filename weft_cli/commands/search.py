@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from weft_cli.options import AsJson, Collection, Data
+from weft_cli.options import AsJson, Collection, Data, Mesh, where
 from weft_cli.running import run
+from weft_cli.settings import Where
 
 
 def search(
@@ -16,20 +16,19 @@ def search(
     collection: Collection = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Hits at the most, 1 to 100.")] = 5,
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Deadline.")] = 10.0,
+    mesh: Mesh = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Find passages, best first, with their scores and where they stand."""
-    run(_search(query, collection, top_k, timeout, data, as_json), as_json=as_json)
+    run(_search(query, collection, top_k, timeout, where(mesh, data), as_json), as_json=as_json)
 
 
-async def _search(
-    query: str, collection: str | None, top_k: int, timeout_s: float, data: Path | None, as_json: bool
-) -> None:
+async def _search(query: str, collection: str | None, top_k: int, timeout_s: float, at: Where, as_json: bool) -> None:
     from weft_cli.connecting import connected
     from weft_cli.output import print_json, print_search
 
-    async with connected(data) as client:
+    async with connected(at) as client:
         result = await client.search(query, top_k, collection=collection, timeout_s=timeout_s)
     if as_json:
         print_json(result)

@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from weft_cli.options import AsJson, Data
-from weft_cli.running import run
+import typer
+
+from weft_cli.options import AsJson, Data, Mesh, where
+from weft_cli.running import FAILED, OK, run
+from weft_cli.settings import Where
+from weft_cli.topology import DEFAULT_REPLICAS
 
 if TYPE_CHECKING:
     from weft.mesh.v1 import routing_pb2, status_pb2
 
-
-def status(data: Data = None, as_json: AsJson = False) -> None:
-    """Show the mesh: instances with health and load, route policies, the registry, where traces go."""
-    run(_status(data, as_json), as_json=as_json)
+_HEALTHY: Final = ("serving", "held")  # held: gone from the registry, perhaps by its fault, and still called
 
 
-async def _status(data: Path | None, as_json: bool) -> None:
+def status(mesh: Mesh = None, data: Data = None, as_json: AsJson = False) -> None:
+    """Show the mesh: instances with health and load, route policies, the registry, where traces go.
+
+    Exits with 0 only when the mesh is ready: routes are out, and retriever, generator, tools and
+    orchestrator have a healthy instance each. With 1 while it isn't, with 3 where there is none.
+    """
+    run(_status(where(mesh, data), as_json), as_json=as_json)
+
+
+async def _status(at: Where, as_json: bool) -> int:
     from weft_cli.connecting import control_plane
     from weft_cli.output import print_json
 
-    async with control_plane(data) as control:
+    async with control_plane(at) as control:
         found = await control.status(with_load=True)
     shown = as_shape(",".join(control.mesh), found)
     if as_json:
         print_json(shown)
     else:
         print_status(shown)
+    if shown["ready"]:
+        return OK
+    if not as_json:
+        missing = ", ".join(shown["missing"]) or "nobody, but the control plane has no routes yet"
+        typer.secho(f"weft: not ready; without a healthy instance: {missing}", err=True, fg="yellow")
+    return FAILED
 
 
 def as_shape(mesh: str, found: status_pb2.GetMeshStatusResponse) -> dict[str, Any]:
     """The status as ``--json`` prints it."""
+    instances = [_instance(item) for item in found.instances]
+    healthy = {item["service"] for item in instances if item["health"] in _HEALTHY}
+    missing = [service for service in DEFAULT_REPLICAS if service not in healthy]
     return {
         "mesh": mesh,
-        "instances": [_instance(item) for item in found.instances],
+        "ready": not missing and bool(found.snapshot_version),
+        "missing": missing,
+        "instances": instances,
         "policies": [policy(item) for item in found.policies],
         "snapshot_version": found.snapshot_version,
         "snapshot_time": found.snapshot_time.ToJsonString() if found.HasField("snapshot_time") else None,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from weft_cli.options import AsJson, Data
+from weft_cli.options import AsJson, Data, Mesh, where
 from weft_cli.running import run
+from weft_cli.settings import Where
 
 if TYPE_CHECKING:
     from weft.mesh.v1 import trace_pb2, trace_pb2_grpc
@@ -28,20 +28,21 @@ def trace(
         str | None,
         typer.Argument(metavar="[ID]", help="The trace, or a beginning of 4 digits or more. Unset: list the newest."),
     ] = None,
+    mesh: Mesh = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a trace: every hop, when it began, how long it took, what failed."""
-    run(_trace(trace_id, data, as_json), as_json=as_json)
+    run(_trace(trace_id, where(mesh, data), as_json), as_json=as_json)
 
 
-async def _trace(trace_id: str | None, data: Path | None, as_json: bool) -> None:
+async def _trace(trace_id: str | None, at: Where, as_json: bool) -> None:
     from weft.mesh.v1 import trace_pb2
     from weft_cli.connecting import traces
     from weft_cli.output import print_json
     from weft_cli.waterfall import print_waterfall
 
-    async with traces(data) as stub:
+    async with traces(at) as stub:
         if trace_id is None:
             listed = await _call(stub.ListTraces(trace_pb2.ListTracesRequest(), timeout=_SETTLE_S))
             summaries = [_summary(item) for item in listed.traces]

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from weft_cli.options import check_address
 from weft_cli.running import FAILED, INTERRUPTED, fail, run
 from weft_cli.settings import DEFAULT_DATA_DIR, data_option
 
@@ -49,7 +50,8 @@ def up(
     from weft_cli.lock import Held
     from weft_cli.topology import parse_replicas
 
-    options = Options(parse_replicas(replicas), registry, _address(mesh), data)
+    check_address(mesh)
+    options = Options(parse_replicas(replicas), registry, mesh, data)
     try:
         data.mkdir(parents=True, exist_ok=True)
         if detach:
@@ -64,10 +66,3 @@ def up(
         )
     except OSError as exc:
         fail(f"the data directory {data} cannot be used: {exc.strerror or exc}", FAILED)
-
-
-def _address(mesh: str) -> str:
-    host, _, port = mesh.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise typer.BadParameter(f"{mesh!r} is not HOST:PORT, one control plane", param_hint="--mesh")
-    return mesh
