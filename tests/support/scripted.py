@@ -17,8 +17,8 @@ from grpc import aio
 
 import weft
 from weft.common.v1 import epoch_pb2
-from weft.errors import WeftError, status_trailer, to_proto
-from weft.mesh.v1 import registry_pb2, status_pb2, status_pb2_grpc
+from weft.errors import Reason, WeftError, error, status_trailer, to_proto
+from weft.mesh.v1 import registry_pb2, routing_pb2, routing_pb2_grpc, status_pb2, status_pb2_grpc
 from weft.orchestrator.v1 import orchestrator_pb2 as chat_pb2
 from weft.orchestrator.v1 import orchestrator_pb2_grpc as chat_grpc
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
@@ -167,11 +167,45 @@ class Status(status_pb2_grpc.StatusServiceServicer):
         return found
 
 
-class Server:
-    """The three services behind one address."""
+class Routing(routing_pb2_grpc.RoutingServiceServicer):
+    """Keeps policies and takes every one."""
 
     def __init__(self) -> None:
-        self.chat, self.retriever, self.status = Chat(), Retriever(), Status()
+        self.policies: dict[str, routing_pb2.RoutePolicy] = {}
+
+    async def SetRoutePolicy(
+        self, request: routing_pb2.SetRoutePolicyRequest, context: aio.ServicerContext
+    ) -> routing_pb2.SetRoutePolicyResponse:
+        self.policies[request.policy.service] = request.policy
+        return routing_pb2.SetRoutePolicyResponse(policy=request.policy)
+
+    async def GetRoutePolicy(
+        self, request: routing_pb2.GetRoutePolicyRequest, context: aio.ServicerContext
+    ) -> routing_pb2.GetRoutePolicyResponse:
+        if request.service not in self.policies:
+            await _fail(context, error(Reason.POLICY_NOT_FOUND, "none is set"))
+        status = routing_pb2.PolicyStatus(policy=self.policies[request.service])
+        return routing_pb2.GetRoutePolicyResponse(status=status)
+
+    async def ListRoutePolicies(
+        self, request: routing_pb2.ListRoutePoliciesRequest, context: aio.ServicerContext
+    ) -> routing_pb2.ListRoutePoliciesResponse:
+        found = [routing_pb2.PolicyStatus(policy=policy) for policy in self.policies.values()]
+        return routing_pb2.ListRoutePoliciesResponse(policies=found)
+
+    async def DeleteRoutePolicy(
+        self, request: routing_pb2.DeleteRoutePolicyRequest, context: aio.ServicerContext
+    ) -> routing_pb2.DeleteRoutePolicyResponse:
+        self.policies.pop(request.service, None)
+        return routing_pb2.DeleteRoutePolicyResponse()
+
+
+class Server:
+    """The services behind one address."""
+
+    def __init__(self) -> None:
+        self.chat, self.retriever = Chat(), Retriever()
+        self.status, self.routing = Status(), Routing()
         self.port = 0
         self._server: aio.Server | None = None
 
@@ -180,6 +214,7 @@ class Server:
         chat_grpc.add_OrchestratorServiceServicer_to_server(self.chat, server)
         retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(self.retriever, server)
         status_pb2_grpc.add_StatusServiceServicer_to_server(self.status, server)
+        routing_pb2_grpc.add_RoutingServiceServicer_to_server(self.routing, server)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
         await server.start()
         self._server = server

@@ -158,7 +158,8 @@ async def test_without_a_mesh_every_command_says_so_with_code_3(command: tuple[s
         (("up", "--mesh", "nowhere"), "HOST:PORT"),
         (("status", "--mesh", "nowhere"), "HOST:PORT"),
         (("status", "--mesh", "127.0.0.1:1", "--data", "x"), "either --mesh or --data"),
-        (("route", "retriever"), "--weights"),
+        (("route", "retriever", "--clear", "--show"), "say one of"),
+        (("route", "retriever", "--unknown-service"), "--weights or --header"),
         (("route", "retriever", "--weights", "v1=90,v2=20"), "add up to 110"),
         (("route", "retriever", "--weights", "v1=x"), "0 to 100"),
         (("route", "retriever", "--header", "x=y"), "NAME=VALUE:VERSION"),
@@ -195,6 +196,29 @@ async def test_a_mesh_that_is_not_there_is_told_with_all_the_ways_to_name_anothe
     assert done.code == 3
     assert "no mesh answers at 127.0.0.1:1" in done.err
     assert all(way in done.err for way in ("weft up", "--mesh HOST:PORT", "--data DIR", "WEFT_MESH"))
+
+
+async def test_a_route_without_options_is_shown(server: Server) -> None:
+    assert (await run(server, "route", "retriever")).out == "route retriever: evenly over all instances\n"
+    assert (await run(server, "route", "retriever", "--weights", "v1=90,v2=10")).code == 0
+    for arguments in (("route", "retriever"), ("route",), ("route", "--show")):
+        assert "route retriever: v1 90 %, v2 10 %" in (await run(server, *arguments)).out
+    assert (await run(server, "route", "generator")).out == "route generator: evenly over all instances\n"
+
+
+async def test_a_policy_for_a_service_that_nobody_knows_is_refused_unless_it_is_meant(server: Server) -> None:
+    misspelt = await run(server, "route", "retreiver", "--weights", "v1=100")
+    assert misspelt.code == 1
+    assert "no service 'retreiver' (did you mean retriever?)" in misspelt.err
+    assert "there are generator, orchestrator, retriever, tools" in misspelt.err
+    assert not server.routing.policies
+    assert (
+        (await run(server, "route", "retreiver")).code == (await run(server, "route", "retreiver", "--clear")).code == 1
+    )
+    meant = await run(server, "route", "billing", "--weights", "v1=100", "--unknown-service")
+    assert meant.code == 0, meant.err
+    assert (await run(server, "route", "billing")).out.startswith("route billing: v1 100 %")  # it has a policy now
+    assert (await run(server, "route", "billing", "--clear")).code == 0
 
 
 @pytest.mark.parametrize("command", ["status", "ingest", "search", "ask", "trace", "route"])

@@ -1,4 +1,9 @@
-"""``weft route``: how the traffic to a service is split between its versions."""
+"""``weft route``: how the traffic to a service is split between its versions.
+
+A policy may be there before the first instance. But a name that nobody has is a slip of the finger far more often, and
+a policy for it would do nothing, silently. So a service must be one of Weft's own, or have an instance or a policy;
+any other takes ``--unknown-service``.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,10 @@ import typer
 from weft_cli.options import AsJson, Data, Mesh, pairs, where
 from weft_cli.running import run
 from weft_cli.settings import Where
+from weft_cli.topology import DEFAULT_REPLICAS
 
 if TYPE_CHECKING:
-    from weft.mesh.v1 import routing_pb2
+    from weft.mesh.v1 import routing_pb2, status_pb2
     from weft_cli.connecting import ControlPlane
 
 Header = tuple[str, str, str]
@@ -33,25 +39,33 @@ def route(
             "May be given more than once.",
         ),
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Print the policies, and what is wrong with them.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the policies, and what is wrong with them; done without options, too.")
+    ] = False,
     clear: Annotated[bool, typer.Option("--clear", help="Spread evenly over all instances again.")] = False,
+    unknown_service: Annotated[
+        bool, typer.Option("--unknown-service", help="Set a policy for a service that the mesh has never seen.")
+    ] = False,
     mesh: Mesh = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Split a service's traffic by weight, or send calls with a header to one version.
+    """Show how a service's traffic is split, or split it by weight, or send calls with a header to one version.
 
     What is given replaces what was set: --weights the shares, --header all header routes; the other
     part of the policy stays. A session stays on its version.
     """
     changes = bool(weights or header)
-    if changes + show + clear != 1:
+    if changes + show + clear > 1:
         raise typer.BadParameter("say one of --weights/--header, --clear or --show")
-    if service is None and not show:
+    if unknown_service and not changes:
+        raise typer.BadParameter("goes with --weights or --header", param_hint="--unknown-service")
+    if service is None and (changes or clear):
         raise typer.BadParameter("say which service, such as retriever", param_hint="SERVICE")
     shares = _shares(weights) if weights else None
     routes = [_header(item) for item in header] if header else None
-    run(_route(service, shares, routes, show, clear, where(mesh, data), as_json), as_json=as_json)
+    work = _route(service, shares, routes, clear, unknown_service, where(mesh, data), as_json)
+    run(work, as_json=as_json)
 
 
 def _shares(text: str) -> dict[str, int]:
@@ -81,8 +95,8 @@ async def _route(
     service: str | None,
     weights: dict[str, int] | None,
     headers: list[Header] | None,
-    show: bool,
     clear: bool,
+    unknown_service: bool,
     at: Where,
     as_json: bool,
 ) -> None:
@@ -93,10 +107,12 @@ async def _route(
 
     warnings: list[str] = []
     async with control_plane(at) as control:
+        if service is not None and not unknown_service:
+            _check_known(service, await control.status())
         if clear:
             request = routing_pb2.DeleteRoutePolicyRequest(service=service)
             await control.call(control.routing.DeleteRoutePolicy, request)
-        elif not show:
+        elif weights is not None or headers is not None:
             assert service is not None
             warnings = await _set(control, service, weights, headers)
         listed = await control.call(control.routing.ListRoutePolicies, routing_pb2.ListRoutePoliciesRequest())
@@ -110,6 +126,29 @@ async def _route(
         say(f"route {service}: evenly over all instances" if service else "no policies: all services spread evenly")
     for warning in warnings:
         say(f"note: {warning}", colour="yellow")
+
+
+def _check_known(service: str, found: status_pb2.GetMeshStatusResponse) -> None:
+    """Refuse a service that the mesh has neither instance nor policy of, unless it is one of Weft's."""
+    from difflib import get_close_matches
+
+    from weft.errors import Reason, error
+
+    known = {*DEFAULT_REPLICAS, *(item.instance.service for item in found.instances)}
+    known.update(item.policy.service for item in found.policies)
+    if service in known:
+        return
+    near = get_close_matches(service, sorted(known), n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    names = ", ".join(sorted(known))
+    raise error(
+        Reason.INVALID_FIELD,
+        f"the mesh knows no service {service[:63]!r}{hint}; there are {names}. "
+        "--unknown-service sets a policy for one that is yet to come",
+        field="service",
+        service=service[:63],
+        known=names,
+    )
 
 
 async def _set(
