@@ -1,6 +1,6 @@
 """Requests at the door: protobuf in, checked values out. Every field is bounded before the domain sees it.
 
-Errors: INVALID_FIELD naming the field, FILTER_INVALID for a filter, which this release doesn't take.
+Errors: INVALID_FIELD naming the field, FILTER_INVALID with the place in the filter that can't be read.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final
 from google.protobuf.json_format import MessageToDict
 
 from mesh.validation import check_name, check_range, check_text, invalid, shorten
+from services.retriever.filtering import compile_filter
 from services.retriever.types import DEFAULT_COLLECTION, CollectionKey, Epoch, Incoming, Query
 from weft.errors import Reason, WeftError, error
 from weft.retriever.v1 import retriever_pb2 as pb
@@ -49,20 +50,13 @@ def query(tenant: str, request: pb.SearchRequest) -> Query:
     top_k = request.top_k if request.HasField("top_k") else DEFAULT_TOP_K
     check_range("top_k", top_k, 1, MAX_TOP_K)
     check_range("max_per_document", request.max_per_document, 0, MAX_PER_DOCUMENT)
-    if request.filter:
-        raise error(
-            Reason.FILTER_INVALID,
-            f"filter: {shorten(request.filter)!r} was given, but this release doesn't filter by metadata; leave it "
-            "empty, or keep what is to be told apart in collections of its own",
-            field="filter",
-            value=shorten(request.filter),
-        )
     min_epoch = None
     if request.HasField("min_epoch"):
         log_id = check_text("min_epoch.log_id", request.min_epoch.log_id, max_chars=64, allow_newlines=False)
         min_epoch = Epoch(log_id, request.min_epoch.sequence)
     key = collection_key(tenant, request.collection)
-    return Query(key, text, top_k, request.max_per_document, request.explain, min_epoch)
+    chosen = compile_filter(request.filter) if request.filter.strip() else None
+    return Query(key, text, top_k, request.max_per_document, request.explain, min_epoch, chosen)
 
 
 async def incoming(requests: AsyncIterator[pb.IngestDocumentsRequest], max_bytes: int) -> AsyncIterator[Incoming]:

@@ -2,6 +2,8 @@
 
     min_epoch reached -> view -> query embedded -> best of each side -> scored on both -> fused -> capped
 
+A filter comes before all of that: what it leaves out is no candidate.
+
 A search takes one ``State`` and stays with it. Its work runs on a bounded pool, one thread to a search, but for
 small ones that need no embedding: those are over before a thread would have begun. Where
 the collection's embedder is not to be had, the words alone answer, and the answer says so.
@@ -15,6 +17,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mesh.deadline import Deadline
 from services.retriever.embedding import Embedders
@@ -22,7 +25,7 @@ from services.retriever.fusion import candidate_count, fuse
 from services.retriever.lexicon import spans, terms
 from services.retriever.ports import Embedder, Scores, Slots
 from services.retriever.replica import Replica
-from services.retriever.types import CollectionKey, Found, Hit, Lack, Query
+from services.retriever.types import CollectionKey, Filter, Found, Hit, Lack, Query
 from services.retriever.view import View
 from services.retriever.workers import Workers
 from weft.errors import Reason, WeftError, error
@@ -50,7 +53,8 @@ class Searcher:
         if view is None:
             raise unknown_collection(query.key)
         embedder, lacks = await self._embedder(view)
-        if len(view.entries) <= _INLINE_SLOTS and (embedder is None or embedder.remembers(query.text)):
+        small = len(view.entries) <= _INLINE_SLOTS and query.filter is None
+        if small and (embedder is None or embedder.remembers(query.text)):
             hits = find(view, query, embedder)
         else:
             hits = await self._workers.run(find, view, query, embedder)
@@ -73,11 +77,12 @@ def find(view: View, query: Query, embedder: Embedder | None) -> tuple[Hit, ...]
     """The hits of ``query`` in ``view``, best first. Pure but for the embedder's cache."""
     words = terms(query.text)
     count = candidate_count(query.top_k * (_OVER_FETCH if query.max_per_document else 1))
-    slots, bm25 = view.lexical.search(words, count)
+    allowed = None if query.filter is None else _allowed(view, query.filter)
+    slots, bm25 = _by_words(view, words, count, allowed)
     cosines: Scores | None = None
     if embedder is not None and view.dense is not None:
         vector = embedder.embed_query(query.text)
-        near, _ = view.dense.search(vector, count, view.live)
+        near, _ = view.dense.search(vector, count, view.live if allowed is None else allowed)
         slots = np.union1d(slots, near).astype(np.int32)
         if len(slots):
             cosines = (view.dense.vectors(slots) @ vector[0]).astype(np.float32)
@@ -93,6 +98,25 @@ def find(view: View, query: Query, embedder: Embedder | None) -> tuple[Hit, ...]
         Hit(*view.entry(slot), float(fused[at]), _parts(at, cosines, bm25), _highlights(view, slot, wanted))
         for at, slot in chosen
     )
+
+
+def _allowed(view: View, chosen: Filter) -> NDArray[np.bool_]:
+    """Which live slots a filter leaves; it is asked once per document."""
+    allowed = np.zeros(len(view.entries), np.bool_)
+    for slots in view.slots_of.values():
+        if slots and chosen.matches(view.entry(slots[0]).document):
+            allowed[slots.start : slots.stop] = True
+    return allowed
+
+
+def _by_words(view: View, words: list[str], count: int, allowed: NDArray[np.bool_] | None) -> tuple[Slots, Scores]:
+    if allowed is None:
+        return view.lexical.search(words, count)
+    slots = np.flatnonzero(allowed).astype(np.int32)
+    scores = view.lexical.scores_of(words, slots)
+    best = np.lexsort((slots, -scores))[:count]
+    best = best[scores[best] > 0]
+    return slots[best], scores[best]
 
 
 def _chosen(view: View, query: Query, slots: Slots, scores: Scores) -> list[tuple[int, int]]:

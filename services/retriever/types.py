@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
@@ -161,6 +161,14 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """Which documents a search may look at. Two are equal where their texts are, which makes them keys."""
+
+    text: str
+    matches: Callable[[Document], bool] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """A question to a collection."""
 
@@ -170,6 +178,7 @@ class Query:
     max_per_document: int = 0  # 0: no cap
     explain: bool = False
     min_epoch: Epoch | None = None
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True)

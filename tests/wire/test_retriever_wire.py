@@ -83,10 +83,19 @@ async def test_a_request_out_of_bounds_is_refused_by_its_field(
         assert await retriever.sources("text") == ["a.txt"]  # nothing else is harmed
 
 
-async def test_a_filter_is_refused_rather_than_ignored(tmp_path: Path) -> None:
+async def test_a_filter_leaves_what_it_says_and_says_where_it_cannot_be_read(tmp_path: Path) -> None:
     async with served(tmp_path) as retriever:
-        err = await failure(retriever.search("q", filter='team = "search"'))
-    assert (err.reason, err.field) == ("FILTER_INVALID", "filter")
+        messages = [start()]
+        for number, team in enumerate(("search", "sales", "search")):
+            data = b"word " * (number + 1)
+            messages += [header(f"{number}.txt", {"team": team, "n": number}), pb.IngestDocumentsRequest(data=data)]
+        await retriever.ingest(messages)
+        assert sorted(await retriever.sources("word", filter='team = "search"')) == ["0.txt", "2.txt"]
+        assert await retriever.sources("word", filter="team:sales OR n > 5") == ["1.txt"]
+        assert await retriever.sources("word", filter="n > 5") == []
+        assert len(await retriever.sources("word", filter="  ")) == 3
+        err = await failure(retriever.search("q", filter="team = "))
+    assert (err.reason, err.field, err.metadata["position"]) == ("FILTER_INVALID", "filter", "7")
 
 
 async def test_a_message_beyond_four_mebibytes_is_refused(tmp_path: Path) -> None:
