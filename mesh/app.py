@@ -41,7 +41,7 @@ from mesh.settings import ServiceSettings, load, masked
 from mesh.telemetry import Telemetry, setup
 from weft.channel import Dial, open_service
 from weft.errors import WeftError
-from weft.tracing import client_interceptors
+from weft.tracing import traced
 
 _log = logging.getLogger(__name__)
 _TELEMETRY_FLUSH_S: Final = 2.0
@@ -90,7 +90,8 @@ class Runtime:
         tenant, request id, bucket, route headers and remaining deadline. Shared; don't close it."""
         channel = self._channels.get(service)
         if channel is None:
-            channel = self._channels[service] = open_service(service, self._dial(), self._interceptors())
+            tracer = self.telemetry.tracer("weft.rpc")
+            channel = self._channels[service] = traced(open_service(service, self._dial()), tracer, prepare)
         return channel
 
     def fail(self, failure: BaseException) -> None:
@@ -114,9 +115,6 @@ class Runtime:
             node_id=self.instance_id,
             max_message_bytes=settings.max_message_bytes,
         )
-
-    def _interceptors(self) -> list[grpc.aio.ClientInterceptor]:
-        return client_interceptors(self.telemetry.tracer("weft.rpc"), prepare)
 
 
 Build = Callable[[S, Runtime], AbstractAsyncContextManager[Sequence[Binding]]]

@@ -49,7 +49,7 @@ class Dial:
     """Largest message sent or taken, in bytes."""
 
 
-def open_service(service: str, dial: Dial, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()) -> grpc.aio.Channel:
+def open_service(service: str, dial: Dial) -> grpc.aio.Channel:
     """Open a channel to a service of the mesh, balanced over its instances.
 
     Raises:
@@ -61,29 +61,22 @@ def open_service(service: str, dial: Dial, interceptors: Sequence[grpc.aio.Clien
         _bind_process(dial)
     else:
         options.append(("grpc.service_config", _PLAIN_SERVICE_CONFIG))
-    return _open(target, dial.credentials, options, interceptors)
+    return _open(target, dial.credentials, options)
 
 
-def open_address(
-    addresses: Sequence[str], dial: Dial, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
-) -> grpc.aio.Channel:
+def open_address(addresses: Sequence[str], dial: Dial) -> grpc.aio.Channel:
     """Open a channel to fixed ``host:port`` addresses (a control plane, a collector, an instance);
     the first that answers is used."""
     hosts = {address.rpartition(":")[0] for address in addresses}
     numeric = all(host.replace(".", "").isdigit() for host in hosts)
     target = f"ipv4:{','.join(addresses)}" if numeric else addresses[0]
-    return _open(target, dial.credentials, _options(dial.max_message_bytes), interceptors)
+    return _open(target, dial.credentials, _options(dial.max_message_bytes))
 
 
-def _open(
-    target: str,
-    credentials: grpc.ChannelCredentials | None,
-    options: list[tuple[str, Any]],
-    interceptors: Sequence[grpc.aio.ClientInterceptor],
-) -> grpc.aio.Channel:
+def _open(target: str, credentials: grpc.ChannelCredentials | None, options: list[tuple[str, Any]]) -> grpc.aio.Channel:
     if credentials is None:
-        return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
-    return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=options)
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, Any]]:

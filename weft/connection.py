@@ -21,7 +21,7 @@ from weft.channel import Dial, open_address, open_service
 from weft.errors import Reason, WeftError, error, from_rpc_error
 from weft.mesh.v1 import status_pb2, status_pb2_grpc
 from weft.settings import process_is_bound
-from weft.tracing import client_interceptors
+from weft.tracing import traced
 
 SERVICES: Final = ("orchestrator", "retriever")
 CHECK_TIMEOUT_S: Final = 2.0
@@ -102,7 +102,7 @@ class Connection:
 
     def _open_channels(self) -> None:
         for service in SERVICES:
-            self._channels[service] = open_service(service, self.dial, client_interceptors(self._tracer))
+            self._channels[service] = traced(open_service(service, self.dial), self._tracer)
 
     async def _check(self) -> None:
         async with open_address(self.dial.mesh, self.dial) as channel:

@@ -26,7 +26,7 @@ from services.generator.settings import MODELS
 from services.generator.types import ModelEvent, Request
 from weft.generator.v1 import generator_pb2 as pb
 from weft.generator.v1 import generator_pb2_grpc as pb_grpc
-from weft.tracing import client_interceptors
+from weft.tracing import traced
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]
 
@@ -119,8 +119,7 @@ async def house(**urls: str) -> AsyncIterator[House]:
         binding = Binding(SERVICE, pb_grpc.add_GeneratorServiceServicer_to_server, servicer)
         port = await server.start("127.0.0.1", 0, [binding])
         stack.push_async_callback(server.stop, 0)
-        interceptors = client_interceptors(tracer, prepare)
-        channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=interceptors)
+        channel = traced(grpc.aio.insecure_channel(f"127.0.0.1:{port}"), tracer, prepare)
         stack.push_async_callback(channel.close)
         yield House(pb_grpc.GeneratorServiceStub(channel), models, spans, meter)
 

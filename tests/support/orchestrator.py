@@ -33,7 +33,7 @@ from weft.generator.v1 import generator_pb2, generator_pb2_grpc
 from weft.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from weft.tools.v1 import tools_pb2, tools_pb2_grpc
-from weft.tracing import client_interceptors
+from weft.tracing import traced
 
 PASSAGE = passage_pb2.Passage(
     name="collections/default/documents/d/chunks/0", text="Threads are woven.", title="Weaving", source="w.md"
@@ -136,9 +136,7 @@ class _Process:
     channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     def channel(self, service: str) -> grpc.aio.Channel:
-        self.channels.append(
-            grpc.aio.insecure_channel(self.targets[service], interceptors=client_interceptors(self.tracer, prepare))
-        )
+        self.channels.append(traced(grpc.aio.insecure_channel(self.targets[service]), self.tracer, prepare))
         return self.channels[-1]
 
 
@@ -232,9 +230,7 @@ async def _replica(settings: Settings, process: _Process) -> AsyncIterator[Repli
         )
         port = await server.start("127.0.0.1", 0, bindings)
         stack.push_async_callback(server.stop, 0)
-        channel = grpc.aio.insecure_channel(
-            f"127.0.0.1:{port}", interceptors=client_interceptors(process.tracer, prepare)
-        )
+        channel = traced(grpc.aio.insecure_channel(f"127.0.0.1:{port}"), process.tracer, prepare)
         try:
             yield Replica(server, orchestrator_pb2_grpc.OrchestratorServiceStub(channel), stack)
         finally:

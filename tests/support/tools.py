@@ -27,7 +27,7 @@ from services.tools.toolbox import Tool, Toolbox
 from services.tools.types import FoundPassage, FoundPassages, ToolSpec
 from services.tools.wiring import open_builtin
 from weft.tools.v1 import tools_pb2, tools_pb2_grpc
-from weft.tracing import client_interceptors
+from weft.tracing import traced
 
 
 class Shelf:
@@ -100,7 +100,7 @@ async def tools_house(tools: Iterable[Tool]) -> AsyncIterator[House]:
     descriptor = tools_pb2.DESCRIPTOR.services_by_name["ToolsService"]
     binding = Binding(descriptor, tools_pb2_grpc.add_ToolsServiceServicer_to_server, servicer)
     port = await server.start("127.0.0.1", 0, [binding])
-    channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=client_interceptors(tracer, prepare))
+    channel = traced(grpc.aio.insecure_channel(f"127.0.0.1:{port}"), tracer, prepare)
     try:
         yield House(tools_pb2_grpc.ToolsServiceStub(channel), channel, spans)
     finally:

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 
 from weft import names
-from weft.tracing import client_interceptors
+from weft.tracing import Metadata, traced
 
 SERVICE = "weft.test.v1.EchoService"
 SHAPES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
@@ -107,7 +107,7 @@ async def running_bench() -> AsyncIterator[Bench]:
     server.add_generic_rpc_handlers((echo,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with aio.insecure_channel(f"127.0.0.1:{port}", interceptors=client_interceptors(tracer)) as channel:
+    async with traced(aio.insecure_channel(f"127.0.0.1:{port}"), tracer) as channel:
         yield Bench(f"127.0.0.1:{port}", channel, echo, exporter, started, tracer)
     await server.stop(None)
     provider.shutdown()
@@ -204,8 +204,8 @@ async def test_metadata_of_the_caller_is_kept(bench: Bench) -> None:
 
 
 async def test_a_hook_may_add_metadata_and_shorten_the_timeout(bench: Bench) -> None:
-    def prepare(details: aio.ClientCallDetails) -> aio.ClientCallDetails:
-        return details._replace(metadata=aio.Metadata(("weft-tenant", "hooked")), timeout=0.2)
+    def prepare(metadata: Metadata, timeout_s: float | None) -> tuple[Metadata, float | None]:
+        return (*metadata, ("weft-tenant", "hooked")), 0.2
 
     seen: list[tuple[str, str]] = []
 
@@ -215,7 +215,7 @@ async def test_a_hook_may_add_metadata_and_shorten_the_timeout(bench: Bench) -> 
         return request
 
     bench.echo._unary_unary = hang  # type: ignore[method-assign]
-    async with aio.insecure_channel(bench.address, interceptors=client_interceptors(bench.tracer, prepare)) as channel:
+    async with traced(aio.insecure_channel(bench.address), bench.tracer, prepare) as channel:
         with pytest.raises(aio.AioRpcError) as failure:
             await channel.unary_unary(f"/{SERVICE}/unary_unary")(b"ok", timeout=30)
     assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -228,7 +228,7 @@ async def test_without_a_provider_an_incoming_context_travels_on_and_no_span_is_
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     tracer = trace.NoOpTracerProvider().get_tracer("none")
-    async with aio.insecure_channel(f"127.0.0.1:{port}", interceptors=client_interceptors(tracer)) as channel:
+    async with traced(aio.insecure_channel(f"127.0.0.1:{port}"), tracer) as channel:
         method = channel.unary_unary(f"/{SERVICE}/unary_unary")
         await method(b"ok", timeout=5)
         incoming = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(1)))

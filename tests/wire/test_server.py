@@ -21,7 +21,7 @@ from mesh.settings import LoadWeights
 from mesh.telemetry import Metrics
 from weft.errors import Aborted, Internal, InvalidArgument, Reason, WeftError, error, from_rpc_error
 from weft.mesh.v1 import trace_pb2, trace_pb2_grpc
-from weft.tracing import client_interceptors
+from weft.tracing import traced
 
 SERVICE = trace_pb2.DESCRIPTOR.services_by_name["TraceService"]
 
@@ -54,7 +54,7 @@ async def house(behaviour: Any, **limits: Any) -> AsyncIterator[House]:
     binding = Binding(SERVICE, trace_pb2_grpc.add_TraceServiceServicer_to_server, Scripted(behaviour))
     port = await server.start("127.0.0.1", 0, [binding])
     await server.set_serving(True)
-    channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=client_interceptors(tracer, prepare))
+    channel = traced(grpc.aio.insecure_channel(f"127.0.0.1:{port}"), tracer, prepare)
     try:
         yield House(server, trace_pb2_grpc.TraceServiceStub(channel), spans, channel)
     finally:

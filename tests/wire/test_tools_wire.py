@@ -37,7 +37,7 @@ from weft import names
 from weft.errors import Reason, WeftError, from_rpc_error
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from weft.tools.v1 import tools_pb2, tools_pb2_grpc
-from weft.tracing import client_interceptors
+from weft.tracing import traced
 
 LISTED = ["calculator", "calendar_dates", "document_search", "units"]
 
@@ -242,7 +242,6 @@ async def test_document_search_asks_a_real_retriever_within_the_callers_tenant(t
     other = ((names.METADATA_TENANT, "rival"),)
     tracer = TracerProvider().get_tracer("test")
     async with retriever(tmp_path) as port:
-        interceptors = client_interceptors(tracer, prepare)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             ingest = retriever_pb2_grpc.RetrieverServiceStub(channel).IngestDocuments(
                 documents("The retry budget is a tenth of all calls.", "Leases run out after five seconds."),
@@ -251,7 +250,7 @@ async def test_document_search_asks_a_real_retriever_within_the_callers_tenant(t
             )
             events = [event async for event in ingest]
             assert events[-1].finished.documents == 2
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=interceptors) as channel:
+        async with traced(grpc.aio.insecure_channel(f"127.0.0.1:{port}"), tracer, prepare) as channel:
             tools = open_builtin(["document_search"], RetrieverDocuments(channel))
             async with tools_house(tools) as house:
                 wanted = request("document_search", {"query": "retry budget"})
