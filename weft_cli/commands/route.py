@@ -17,7 +17,7 @@ from weft_cli.settings import Where
 from weft_cli.topology import DEFAULT_REPLICAS
 
 if TYPE_CHECKING:
-    from weft.mesh.v1 import routing_pb2, status_pb2
+    from weft.mesh.v1 import routing_pb2
     from weft_cli.connecting import ControlPlane
 
 Header = tuple[str, str, str]
@@ -108,7 +108,7 @@ async def _route(
     warnings: list[str] = []
     async with control_plane(at) as control:
         if service is not None and not unknown_service:
-            _check_known(service, await control.status())
+            await _check_known(control, service)
         if clear:
             request = routing_pb2.DeleteRoutePolicyRequest(service=service)
             await control.call(control.routing.DeleteRoutePolicy, request)
@@ -128,14 +128,18 @@ async def _route(
         say(f"note: {warning}", colour="yellow")
 
 
-def _check_known(service: str, found: status_pb2.GetMeshStatusResponse) -> None:
+async def _check_known(control: ControlPlane, service: str) -> None:
     """Refuse a service that the mesh has neither instance nor policy of, unless it is one of Weft's."""
     from difflib import get_close_matches
 
     from weft.errors import Reason, error
+    from weft.mesh.v1 import routing_pb2
 
-    known = {*DEFAULT_REPLICAS, *(item.instance.service for item in found.instances)}
-    known.update(item.policy.service for item in found.policies)
+    if service in DEFAULT_REPLICAS:
+        return
+    listed = await control.call(control.routing.ListRoutePolicies, routing_pb2.ListRoutePoliciesRequest())
+    known = {*DEFAULT_REPLICAS, *(item.policy.service for item in listed.policies)}
+    known.update(item.instance.service for item in (await control.status()).instances)
     if service in known:
         return
     near = get_close_matches(service, sorted(known), n=1)
