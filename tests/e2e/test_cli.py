@@ -160,7 +160,15 @@ def test_a_trace_begins_at_the_command_line_and_can_be_drawn(weft_cli: Weft) -> 
     drawn = weft_cli.ok("trace", trace_id[:12])
     assert drawn.startswith(f"trace {trace_id}")
     assert len(drawn.splitlines()) == len(spans) + 1
-    assert trace_id in [item["trace_id"] for item in weft_cli.json("trace")["traces"]] or "ask" in weft_cli.ok("trace")
+    listed = weft_cli.json("trace")
+    assert trace_id in [item["trace_id"] for item in listed["traces"]]
+    assert listed["total"] >= len(listed["traces"])
+    newest = weft_cli.ok("trace", "--limit", "1")
+    assert newest.splitlines()[-1].startswith("showing 1 of ")
+    gone = weft_cli.run("trace", "ffff0000ffff0000")
+    assert "the last 1,000" in gone.stderr
+    assert "`weft trace` lists" in gone.stderr
+    assert "(weft trace" not in gone.stderr
 
 
 def test_a_route_is_set_in_parts_shown_and_cleared(weft_cli: Weft) -> None:

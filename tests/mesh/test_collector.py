@@ -166,6 +166,7 @@ async def test_the_ring_evicts_pages_and_finds_by_prefix() -> None:
                 trace_pb2.ListTracesRequest(page_size=7, page_token=token), timeout=5
             )
             assert len(page.traces) <= 7
+            assert page.total == 20
             listed += [summary.trace_id for summary in page.traces]
             token = page.next_page_token
         assert listed == [trace_id.hex() for trace_id in reversed(ids[10:])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from datetime import datetime
 from typing import TextIO, cast
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from weft.answers import Answer, Citation, Degradation, Hit, Ledger, LedgerEntry, SearchResult
 from weft.mesh.v1 import trace_pb2
 from weft_cli import output
+from weft_cli.commands.trace import print_list
 from weft_cli.logs import Logs
 from weft_cli.waterfall import answered, complete, print_waterfall
 
@@ -48,6 +50,20 @@ def test_a_waterfall_is_indented_by_parent_and_ordered_by_start(capsys: pytest.C
     bars = [(line.index("━"), line.count("━")) for line in lines]
     assert bars[0][0] < bars[1][0] < bars[2][0]
     assert bars[0][1] > bars[1][1] > bars[2][1] > 0
+
+
+def test_the_list_of_traces_says_when_how_long_which_and_of_how_many(capsys: pytest.CaptureFixture[str]) -> None:
+    began_s = datetime(2026, 3, 1, 12, 30, 15).timestamp()
+    item = {"trace_id": "ab" * 16, "name": "ask", "span_count": 9, "start_unix_ns": int(began_s * 1e9)}
+    one = {**item, "duration_ms": 41.23, "error": False, "services": ["cli"]}
+    print_list([one, {**one, "error": True, "name": "services.v1.Search"}], 57)
+    head, first, second, foot = capsys.readouterr().out.splitlines()
+    assert head.split() == ["STARTED", "DURATION", "STATUS", "ROOT", "SPAN", "SPANS", "TRACE"]
+    assert first.split() == ["2026-03-01", "12:30:15", "41.2", "ms", "ok", "ask", "9", "ab" * 8]
+    assert second.split()[4:6] == ["failed", "services.v1.Search"]
+    assert foot == "showing 2 of 57, newest first; --limit N shows more"
+    print_list([one], 1)
+    assert capsys.readouterr().out.endswith("showing 1 of 1, newest first\n")
 
 
 def test_a_span_without_its_parent_is_shown_and_marked(capsys: pytest.CaptureFixture[str]) -> None:

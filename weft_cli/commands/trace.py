@@ -1,10 +1,11 @@
-"""``weft trace``: a turn as a waterfall."""
+"""``weft trace``: a turn as a waterfall, or the list of the newest."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -28,15 +29,21 @@ def trace(
         str | None,
         typer.Argument(metavar="[ID]", help="The trace, or a beginning of 4 digits or more. Unset: list the newest."),
     ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="N", min=1, max=1_000, help="Traces to list, 1 to 1000.")
+    ] = 20,
     mesh: Mesh = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a trace: every hop, when it began, how long it took, what failed."""
-    run(_trace(trace_id, where(mesh, data), as_json), as_json=as_json)
+    """Show a trace: every hop, when it began, how long it took, what failed. Without ID: list the newest.
+
+    The collector keeps the last 1,000 traces, unless WEFT_COLLECTOR__MAX_TRACES says otherwise.
+    """
+    run(_trace(trace_id, limit, where(mesh, data), as_json), as_json=as_json)
 
 
-async def _trace(trace_id: str | None, at: Where, as_json: bool) -> None:
+async def _trace(trace_id: str | None, limit: int, at: Where, as_json: bool) -> None:
     from weft.mesh.v1 import trace_pb2
     from weft_cli.connecting import traces
     from weft_cli.output import print_json
@@ -44,9 +51,10 @@ async def _trace(trace_id: str | None, at: Where, as_json: bool) -> None:
 
     async with traces(at) as stub:
         if trace_id is None:
-            listed = await _call(stub.ListTraces(trace_pb2.ListTracesRequest(), timeout=_SETTLE_S))
+            listed = await _call(stub.ListTraces(trace_pb2.ListTracesRequest(page_size=limit), timeout=_SETTLE_S))
             summaries = [_summary(item) for item in listed.traces]
-            print_json({"traces": summaries}) if as_json else _print_list(summaries)
+            total = max(listed.total, len(summaries))
+            print_json({"traces": summaries, "total": total}) if as_json else print_list(summaries, total)
             return
         found = await settled(stub, trace_id)
     if as_json:
@@ -73,9 +81,11 @@ async def settled(stub: trace_pb2_grpc.TraceServiceStub, trace_id: str) -> trace
             if waited_s > _SETTLE_S or (whole and len(found.spans) == spans):
                 return found
             spans = len(found.spans)
-        except NotFound:
-            if waited_s > _APPEAR_S:
-                raise
+        except NotFound as exc:
+            if waited_s > _APPEAR_S:  # without the trace of this very call, which would help nobody
+                raise NotFound(
+                    exc.reason, f"{exc.message}; `weft trace` lists the newest", metadata=dict(exc.metadata)
+                ) from exc
         await asyncio.sleep(_POLL_S)
 
 
@@ -96,7 +106,8 @@ async def _call(call: Awaitable[Any]) -> Any:
         ) from exc
 
 
-def _print_list(summaries: list[dict[str, Any]]) -> None:
+def print_list(summaries: list[dict[str, Any]], total: int) -> None:
+    """The list as a table, newest first; times are local."""
     from weft_cli.output import print_table, say
 
     if not summaries:
@@ -104,12 +115,15 @@ def _print_list(summaries: list[dict[str, Any]]) -> None:
         return
     rows = []
     for item in summaries:
+        began = datetime.fromtimestamp(item["start_unix_ns"] / 1e9)
         failed = "failed" if item["error"] else "ok"
-        services = ",".join(item["services"])
+        took = f"{item['duration_ms']:.1f} ms"
         rows.append(
-            (item["trace_id"][:16], item["name"], item["span_count"], f"{item['duration_ms']:.1f}", failed, services)
+            (f"{began:%Y-%m-%d %H:%M:%S}", took, failed, item["name"], item["span_count"], item["trace_id"][:16])
         )
-    print_table(("TRACE", "NAME", "SPANS", "MS", "STATUS", "SERVICES"), rows)
+    print_table(("STARTED", "DURATION", "STATUS", "ROOT SPAN", "SPANS", "TRACE"), rows)
+    more = "; --limit N shows more" if total > len(rows) else ""
+    say(f"showing {len(rows)} of {total}, newest first{more}", dim=True)
 
 
 def _summary(item: trace_pb2.TraceSummary) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class TraceRing:
     """A bounded collection of traces. For one thread.
 
     Attributes:
+        max_traces: how many are kept at the most.
         added: spans kept, ever.
         dropped: spans refused, ever.
         evicted: traces that made room, ever.
@@ -53,7 +54,7 @@ class TraceRing:
     """
 
     def __init__(self, *, max_traces: int, max_spans_per_trace: int, max_trace_bytes: int, max_bytes: int) -> None:
-        self._max_traces = max_traces
+        self.max_traces = max_traces
         self._max_spans_per_trace = max_spans_per_trace
         self._max_trace_bytes = min(max_trace_bytes, max_bytes)
         self._max_bytes = max_bytes
@@ -82,7 +83,7 @@ class TraceRing:
         trace.bytes += size
         self.bytes += size
         self.added += 1
-        while len(self._traces) > self._max_traces or self.bytes > self._max_bytes:
+        while len(self._traces) > self.max_traces or self.bytes > self._max_bytes:
             self._evict()
         return True
 
@@ -103,5 +104,5 @@ class TraceRing:
         self.bytes -= trace.bytes
         self.evicted += 1
         self._gone[trace_id] = None
-        if len(self._gone) > 2 * self._max_traces:
+        if len(self._gone) > 2 * self.max_traces:
             self._gone.popitem(last=False)

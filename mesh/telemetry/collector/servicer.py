@@ -36,8 +36,8 @@ class TraceServicer(trace_pb2_grpc.TraceServiceServicer):
         if not found:
             raise error(
                 Reason.TRACE_NOT_FOUND,
-                f"no trace {prefix!r} among the {len(self._ring)} that are kept; spans arrive about a second after "
-                "they end, and old traces make room for new ones",
+                f"no trace {prefix!r} among the {len(self._ring)} that are kept: the collector keeps the last "
+                f"{self._ring.max_traces:,}, older ones make room, and spans arrive about a second after they end",
                 trace_id=prefix,
                 kept=len(self._ring),
             )
@@ -55,7 +55,7 @@ class TraceServicer(trace_pb2_grpc.TraceServiceServicer):
         size, token = check_page(request.page_size, request.page_token, default_size=_DEFAULT_PAGE)
         before = int(check_name("page_token", token, _TOKEN, "1042").group()) if token else None
         traces: list[StoredTrace] = self._ring.newest(size + 1, before)
-        response = trace_pb2.ListTracesResponse()
+        response = trace_pb2.ListTracesResponse(total=len(self._ring))
         for index, trace in enumerate(traces[:size], 1):
             response.traces.append(to_summary(trace))
             if index % _YIELD_EACH_TRACES == 0:
