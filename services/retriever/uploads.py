@@ -1,0 +1,174 @@
+"""Documents between their upload and their indexing: the ports that keep them, beside those in ``ports``.
+
+The bytes of each uploaded document lie in ``Blobs``; ``Intake`` has the list of what an ingest is made of and
+what became of each. Both are by tenant and job. Forms: ``blobs/files.py`` and ``intakes/sqlite.py``.
+
+    received -> put (blob kept, item listed) -> settled (indexed, unchanged, failed; blob removed) -> forgotten
+
+A sender that begins again, after its stream broke or since it doesn't know what became of it, sends its
+documents from the first: number by number they are what they were, or the request is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from services.retriever.types import Outcome
+from weft.errors import WeftError
+
+
+class BlobKey(NamedTuple):
+    """Where the bytes of an uploaded document lie. The hash in it is what they must have.
+
+    A blob belongs to one document of one job, so removing it can't take from another what it still needs.
+    """
+
+    tenant: str
+    job: str
+    number: int
+    sha256: str
+
+
+class BlobWriter(Protocol):
+    """One blob on its way in. Nobody sees it before ``keep``."""
+
+    async def write(self, data: bytes) -> None:
+        """Add to it."""
+
+    async def keep(self, tenant: str, job: str, number: int, *, durable: bool) -> BlobKey:
+        """Put it in its place, whole. ``durable``: it survives a power cut from then on."""
+
+    async def drop(self) -> None:
+        """Forget what was written. After ``keep`` it does nothing."""
+
+
+class Blobs(Protocol):
+    """Bytes of documents between their upload and their indexing. May raise DEPENDENCY_UNAVAILABLE."""
+
+    def writer(self) -> BlobWriter:
+        """Begin a blob."""
+
+    def parts(self, key: BlobKey) -> AsyncIterator[bytes]:
+        """Its bytes, in parts of at most 1 MiB.
+
+        Raises:
+            WeftError: STORE_CORRUPT when they are not there or not those of its hash.
+        """
+
+    async def remove(self, key: BlobKey) -> None:
+        """Remove one, if it is there."""
+
+    async def remove_job(self, tenant: str, job: str) -> None:
+        """Remove all of a job."""
+
+    async def sweep(self) -> None:
+        """Remove what writers that died left behind."""
+
+    async def close(self) -> None:
+        """Let go of threads and connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A document of an ingest: as it came in, and what became of it. ``outcome`` None while it waits."""
+
+    number: int  # from 1, in the order in which they came
+    source: str
+    sha256: str = ""  # '' where it was refused before its bytes were taken
+    size_bytes: int = 0  # received, kept or not
+    title: str = ""
+    mime_type: str = ""
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    outcome: Outcome | None = None
+    chunks: int = 0
+    sequence: int = 0  # of the log, from which on it is searchable
+    error: WeftError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """How far the upload of an ingest is."""
+
+    count: int  # documents received whole
+    complete: bool  # nothing more comes
+    broken: bool  # its sender went away before it was complete
+    silent_s: float  # since the last sign of its sender
+
+
+class Intake(Protocol):
+    """The documents of ingests, by (tenant, job). Every method may raise STORE_CORRUPT or DEPENDENCY_UNAVAILABLE.
+
+    An upload has one *sender* at a time, the last that began; what an earlier one still says about its end
+    doesn't count. A worker's writes name its fence (``mesh.jobs``) and are refused below the highest seen.
+    """
+
+    async def begin(self, tenant: str, job: str, collection: str, sender: str) -> Receipt:
+        """An upload begins, or begins again from its first document."""
+
+    async def put(self, tenant: str, job: str, sender: str, item: Item) -> bool:
+        """Add a document; returns whether it waits for its bytes to be worked on (False: it was settled before).
+
+        Raises:
+            WeftError: REQUEST_ID_REUSED when the same number came with another content before, or the upload was
+                complete without it.
+        """
+
+    async def sign(self, tenant: str, job: str, sender: str) -> None:
+        """The sender is still there."""
+
+    async def complete(self, tenant: str, job: str, sender: str, count: int, *, durable: bool) -> None:
+        """All ``count`` documents are here. ``durable``: that survives a power cut.
+
+        Raises:
+            WeftError: REQUEST_ID_REUSED when the upload was complete before with another count.
+        """
+
+    async def break_off(self, tenant: str, job: str, sender: str) -> None:
+        """The sender is gone and the rest won't come."""
+
+    async def receipt(self, tenant: str, job: str) -> Receipt | None:
+        """How far the upload is; None where none began."""
+
+    async def items(self, tenant: str, job: str, after: int, limit: int) -> list[Item]:
+        """Documents by number, from the first past ``after``."""
+
+    async def take(self, tenant: str, job: str, fence: int) -> None:
+        """A worker begins: from now on lower fences are refused.
+
+        Raises:
+            Fenced: a higher one was seen.
+        """
+
+    async def settle(self, tenant: str, job: str, fence: int, item: Item) -> None:
+        """Note what became of a document.
+
+        Raises:
+            Fenced: a higher one was seen.
+        """
+
+    async def superseded(self, tenant: str, job: str, number: int) -> bool:
+        """Whether a document of the same source that came in later, by any job, is indexed already."""
+
+    async def waiting_bytes(self) -> int:
+        """Bytes in the blob store that wait, of all tenants."""
+
+    async def held(self, limit: int) -> list[tuple[str, str]]:
+        """Some (tenant, job) that may still have blobs, oldest first."""
+
+    async def let_go(self, tenant: str, job: str) -> None:
+        """The blobs of a job are removed."""
+
+    async def forget(self, tenant: str, job: str) -> None:
+        """Remove all that is known of an ingest."""
+
+    async def changed(self, seen: int, timeout_s: float) -> int:
+        """Wait until anything changed since ``seen`` (0 at first), or the time is up; returns the new ``seen``."""
+
+    async def close(self) -> None:
+        """Let go of the store."""
+
+
+class Fenced(Exception):
+    """Somebody else works on the job by now: write nothing more."""
