@@ -26,10 +26,20 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help, the same in a pipe: no frames, no types where a name says more
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (up, down, status, ingest, search, ask, trace, route):
-    app.command()(command)
+for command, summary in (
+    (up, "Start a mesh on this machine, and keep it running."),
+    (down, "Drain and stop it; its data stays."),
+    (status, "Show who is there, and whether the mesh is ready."),
+    (ingest, "Take documents in."),
+    (search, "Find passages, best first."),
+    (ask, "Ask a question."),
+    (trace, "Show a trace, or list the newest."),
+    (route, "Show or change how traffic is split."),
+):
+    app.command(short_help=summary)(command)
 app.add_typer(config, name="config")
 
 
@@ -52,7 +62,7 @@ def _root(
 
 def main() -> None:
     """Entry point."""
-    app()
+    app(prog_name="weft")
 
 
 if __name__ == "__main__":

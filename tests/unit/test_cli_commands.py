@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -127,7 +128,14 @@ async def test_a_document_that_was_not_taken_in_is_named_and_the_exit_code_says_
     done = await run(server, "ingest", str(tmp_path))
     assert done.code == 1
     assert done.out == "1 document in 2 passages\n"
-    assert f"not taken in: {source}: holds no text [DOCUMENT_EMPTY]" in done.err
+    assert done.err.splitlines() == [
+        f"not taken in: {source}: holds no text [DOCUMENT_EMPTY]",
+        "weft: 1 of 2 documents not taken in, for the reasons above; the rest is in and can be searched",
+    ]
+    assert list(server.retriever.documents) == [f"{tmp_path}/a.md"]
+    alone = await run(server, "ingest", source)
+    assert alone.code == 1
+    assert "1 of 1 document not taken in, for the reasons above; nothing is in" in alone.err
 
 
 async def test_an_error_is_one_line_or_an_object_and_the_code_is_1(server: Server) -> None:
@@ -280,4 +288,6 @@ def test_help_is_everywhere_and_loads_nothing_heavy() -> None:
             [sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=ROOT, timeout=30, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert "Usage:" in done.stdout
+        assert f"Usage: {' '.join(('weft', *command))} " in done.stdout
+        assert not re.search(r"<(bool|int|str|list)", done.stdout), done.stdout
+        assert "│" not in done.stdout

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def ask(
-    question: Annotated[str, typer.Argument(help="What to ask.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", hidden=True)],
     session: Annotated[
         str | None,
         typer.Option("--session", "-s", metavar="NAME", help="Go on with this conversation.", show_default=False),
     ] = None,
     collection: Collection = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Passages at the most, 1 to 20.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="N", help="Passages at the most, 1 to 20.")] = 5,
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Deadline of the turn.")] = 30.0,
     ledger: Annotated[bool, typer.Option("--ledger", help="Show where the time went.")] = False,
     mesh: Mesh = None,

@@ -17,7 +17,11 @@ from weft_cli.options import AsJson
 from weft_cli.running import FAILED, OK, USAGE, run
 from weft_cli.topology import MODULES
 
-config = typer.Typer(no_args_is_help=True, help="Check or print the configuration that processes would start with.")
+config = typer.Typer(
+    no_args_is_help=True,
+    help="Check or print the configuration that processes would start with.",
+    short_help="Check or print the configuration.",
+)
 _TIMEOUT_S: Final = 60.0
 
 

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 
 def ingest(
-    paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Files and folders; - reads a text from standard input.")
-    ],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", hidden=True)],
     collection: Collection = None,
     mesh: Mesh = None,
     data: Data = None,
@@ -29,8 +27,13 @@ def ingest(
 ) -> None:
     """Take documents in: .md, .markdown, .txt and .text, folders with all that is below them.
 
+    PATH is a file or a folder; - reads a text from standard input.
+
     When it returns, the documents are found. The same content again changes nothing, changed content
-    replaces the old. Exits with 1 if a document was not taken in; the others are.
+    replaces the old.
+
+    One that can't be taken in harms no other: all the rest is in, and each failure is named with its
+    reason. Exits with 0 when everything is in, with 1 when something is not, with 3 when there is no mesh.
     """
     run(_ingest(paths, collection, where(mesh, data), as_json), as_json=as_json)
 
@@ -49,6 +52,10 @@ async def _ingest(paths: list[str], collection: str | None, at: Where, as_json: 
         say(summary(result))
         for failed in result.failed:
             typer.secho(f"not taken in: {failed.source}: {failed.error}", err=True, fg="red")
+        if result.failed:
+            rest = "the rest is in and can be searched" if result.documents else "nothing is in"
+            many = f"{len(result.failed)} of {_count(result.documents + len(result.failed), 'document')}"
+            typer.secho(f"weft: {many} not taken in, for the reasons above; {rest}", err=True, fg="red")
     return FAILED if result.failed else OK
 
 

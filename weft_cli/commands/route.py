@@ -24,9 +24,7 @@ Header = tuple[str, str, str]
 
 
 def route(
-    service: Annotated[
-        str | None, typer.Argument(metavar="[SERVICE]", help="Whose traffic.", show_default=False)
-    ] = None,
+    service: Annotated[str | None, typer.Argument(metavar="SERVICE", hidden=True)] = None,
     weights: Annotated[
         str | None,
         typer.Option(metavar="V=PERCENT,...", help="Shares of the versions, adding up to 100: v1=90,v2=10."),

@@ -12,9 +12,9 @@ from weft_cli.settings import Where
 
 
 def search(
-    query: Annotated[str, typer.Argument(help="What to look for.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", hidden=True)],
     collection: Collection = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Hits at the most, 1 to 100.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="N", help="Hits at the most, 1 to 100.")] = 5,
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Deadline.")] = 10.0,
     mesh: Mesh = None,
     data: Data = None,

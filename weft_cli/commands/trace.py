@@ -27,17 +27,16 @@ _POLL_S: Final = 0.25
 def trace(
     trace_id: Annotated[
         str | None,
-        typer.Argument(metavar="[ID]", help="The trace, or a beginning of 4 digits or more. Unset: list the newest."),
+        typer.Argument(metavar="ID", hidden=True),
     ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", "-n", metavar="N", min=1, max=1_000, help="Traces to list, 1 to 1000.")
-    ] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=1_000, help="Traces to list.")] = 20,
     mesh: Mesh = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a trace: every hop, when it began, how long it took, what failed. Without ID: list the newest.
+    """Show a trace: every hop, when it began, how long it took, what failed. Without ID, list the newest.
 
+    ID is a trace, or a beginning of 4 digits or more.
     The collector keeps the last 1,000 traces, unless WEFT_COLLECTOR__MAX_TRACES says otherwise.
     """
     run(_trace(trace_id, limit, where(mesh, data), as_json), as_json=as_json)
