@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.generator.text import sentences, terms, tokens
+from services.generator.text import passages, sentences, terms, tokens
 from services.generator.text.parts import MAX_PARTS, parts
 from services.generator.text.sentences import MAX_LISTING_CHARS, MAX_SENTENCE_CHARS, Kind
 
@@ -154,7 +154,28 @@ def test_a_matcher_finds_terms_words_of_their_family_and_pairs_of_characters() -
     text = "They decided 会话状态."
     assert matcher.find(text, 0, len(text)) == {0: terms.KIN, 1: 1.0}
     assert matcher.find(text, 0, 4) == {}
-    assert matcher.find_each(text, ((0, 4), (0, len(text)))) == [{}, {0: terms.KIN, 1: 1.0}]
+    assert matcher.pairs_in("They decided.") == []
+
+
+@pytest.mark.parametrize(
+    "question", ["Which decision on 会话 was explored?", "How do I list the leases?", "An x1 of 2,000 it's"]
+)
+def test_a_passage_read_before_holds_the_same_terms_as_one_that_is_searched_now(question: str) -> None:
+    text = (
+        "# Leases\nThey decided 会话状态. Explorers' 2,000 leases; an X1, it's so! 会话很长。Run this:\n```\nlist leases\n```\n"
+        "| lease | ends |\n|---|---|\n| a | 2,000 |\nWhat it costs.\nNothing at all."
+    )
+    matcher, passage = terms.Matcher(terms.read(question).terms), passages.read(text)
+    pairs = matcher.pairs_in(text)
+    searched = []
+    for span, read in zip(passage.spans, passage.words, strict=True):
+        end = span.listing_start or span.end
+        now = matcher.find(text, span.start, end)
+        assert matcher.find_in(read.words, text, span.start, end, pairs) == now
+        assert now == {} or pairs or not matcher.beginnings.isdisjoint(read.beginnings)
+        searched.append(now)
+    assert any(searched)
+    assert passages.reader()(text) == passage
 
 
 def test_english_words_are_read_alike_alone_and_among_others() -> None:

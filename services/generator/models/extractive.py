@@ -1,9 +1,9 @@
 """`extractive:` answers in sentences of the passages, word for word, and says so when they hold no answer.
 
-It needs no weights, no network and no memory between calls, and it cannot make anything up: each sentence
-carries the citation of the passage that it was taken from. Results of tools come first. The question is the last
-message of the user; where it asks several things, each is looked for by itself, and what a tool has answered is
-not looked for again.
+It needs no weights and no network, keeps nothing between calls but how it read the last passages, and cannot make
+anything up: each sentence carries the citation of the passage that it was taken from. Results of tools come first.
+The question is the last message of the user; where it asks several things, each is looked for by itself, and what
+a tool has answered is not looked for again.
 
     question -> terms -> sentences ranked (text/grounding.py) -> one to three of them, best first
                                     none good enough, no tool spoke -> ABSTAINED
@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from mesh.plugins import Url
-from services.generator.text import parts, terms, tokens
+from services.generator.text import parts, passages, terms, tokens
 from services.generator.text.answer import Draft
 from services.generator.text.followup import going_on
 from services.generator.text.grounding import THRESHOLD, Candidate, Grounding
@@ -70,6 +70,9 @@ class Extractive:
 
     capabilities = Capabilities(backend="extractive", version="1")
 
+    def __init__(self) -> None:
+        self._read_passage = passages.reader()
+
     async def start(self) -> None:
         """Nothing to load."""
 
@@ -82,7 +85,7 @@ class Extractive:
         asked = _read(request)
         for result in asked.results:
             draft.say(result.content)
-        for candidate in await _choose(request, asked):
+        for candidate in await _choose(request, asked, self._read_passage):
             draft.cite(request.passages[candidate.passage], candidate.sentence)
         reason = FinishReason.STOP
         if not draft.text:
@@ -94,7 +97,8 @@ class Extractive:
         for piece, length in tokens.phrases(draft.text):
             output_tokens += length
             yield Piece(piece)
-        yield End(reason, Usage(await _input_tokens(request), output_tokens), draft.citations)
+        input_tokens = await _input_tokens(request, self._read_passage)
+        yield End(reason, Usage(input_tokens, output_tokens), draft.citations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,7 @@ def _read(request: Request) -> Asked:
     )
 
 
-async def _choose(request: Request, asked: Asked) -> list[Candidate]:
+async def _choose(request: Request, asked: Asked, reader: passages.Read) -> list[Candidate]:
     """Return the sentences to say: those near the best, or for a question of several parts the best of each."""
     questions = parts.parts(asked.question)
     if len(questions) > 1 and not asked.results:
@@ -139,21 +143,21 @@ async def _choose(request: Request, asked: Asked) -> list[Candidate]:
     for question in questions:
         if said and not _still_open(terms.read(question), said):
             continue
-        good = await _answers(request, question, asked)
+        good = await _answers(request, question, asked, reader)
         near = good[:1] + [candidate for candidate in good[1:] if _adds(candidate, good[0])]
         for candidate in near if len(questions) == 1 else near[:1]:
             chosen.setdefault((candidate.passage, candidate.sentence), candidate)
     return list(chosen.values())[:MAX_SENTENCES]
 
 
-async def _answers(request: Request, question: str, asked: Asked) -> list[Candidate]:
+async def _answers(request: Request, question: str, asked: Asked, reader: passages.Read) -> list[Candidate]:
     """Return the sentences that answer a question, best first."""
     read = terms.read(question)
-    ranked = await _rank(read.about(asked.context), request.passages)
+    ranked = await _rank(read.about(asked.context), request.passages, reader)
     good = _good(ranked)
     if asked.context:
         if not good and not read.telling:
-            ranked = await _rank(replace(read, terms=()).about(asked.context), request.passages)
+            ranked = await _rank(replace(read, terms=()).about(asked.context), request.passages, reader)
             good = _good(ranked)
         good = going_on(question, read, good, asked.answered, lambda candidate: _quote(request, candidate))
     if not good and not request.grounded_only and not asked.results:
@@ -183,19 +187,21 @@ def _still_open(question: terms.Question, said: str) -> bool:
     return left > MIN_OPEN_SHARE * sum(term.weight for term in question.terms)
 
 
-async def _rank(question: terms.Question, passages: Sequence[Passage]) -> list[Candidate]:
+async def _rank(question: terms.Question, given: Sequence[Passage], reader: passages.Read) -> list[Candidate]:
     if not question.terms:
         return []
-    grounding = Grounding(question)
-    async for passage in _paced(passages, lambda passage: len(passage.text)):
+    grounding = Grounding(question, reader)
+    async for passage in _paced(given, lambda passage: len(passage.text)):
         document = passage.name.partition("/chunks/")[0]
         grounding.add(passage.text, passage.title, passage.section, document)
     return grounding.rank()
 
 
-async def _input_tokens(request: Request) -> int:
-    texts = [message.content for message in request.messages] + [passage.text for passage in request.passages]
-    return sum([tokens.count(text) async for text in _paced(texts, len)])
+async def _input_tokens(request: Request, reader: passages.Read) -> int:
+    told = sum([tokens.count(message.content) async for message in _paced(request.messages, lambda m: len(m.content))])
+    return told + sum(
+        [reader(passage.text).tokens async for passage in _paced(request.passages, lambda p: len(p.text))]
+    )
 
 
 async def _paced(items: Iterable[T], length: Callable[[T], int]) -> AsyncIterator[T]:

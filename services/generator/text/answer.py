@@ -4,8 +4,8 @@
     Draft.cite(passage, sentence)  a sentence, word for word, with its citation
     Draft.cut(...)                 stop strings and the limit of tokens
 
-Offsets are code points of the whole text. Parts are joined by a space, by nothing behind a Chinese full stop, and
-by an empty line where a listing, a table or a list stands.
+Offsets are code points of the whole text. Sentences are joined by a space, by nothing behind a Chinese full stop, and
+by an empty line where a listing, a table or a list stands; what a tool found out has a line of its own.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ class Draft:
         self._citations: list[Citation] = []
         self._said: list[frozenset[str]] = []
         self._after_block = False
+        self._after_said = False
 
     def say(self, text: str) -> None:
         """Append text that rests on no passage."""
         text = text.strip()
         if text:
-            self._append(text, block="\n" in text)
+            self._append(text, block="\n" in text, said=True)
 
     def cite(self, passage: Passage, sentence: Sentence) -> None:
         """Append a sentence of a passage, unless an earlier one says all that it says."""
@@ -75,11 +76,15 @@ class Draft:
             if citation.start_char < length
         )
 
-    def _append(self, text: str, *, block: bool) -> int:
-        if self.text:
-            behind_cjk = self.text[-1] > "\u2fff"
-            self.text += "\n\n" if block or self._after_block else "" if behind_cjk else " "
-        self._after_block = block
+    def _append(self, text: str, *, block: bool, said: bool = False) -> int:
+        if block or self._after_block:
+            gap = "\n\n"
+        elif said or self._after_said:
+            gap = "\n"
+        else:
+            gap = "" if self.text[-1:] > "\u2fff" else " "
+        self.text += gap if self.text else ""
+        self._after_block, self._after_said = block, said
         start = len(self.text)
         self.text += text
         return start

@@ -30,7 +30,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from services.generator.text.sentences import Kind, Sentence, split
+from services.generator.text import passages
+from services.generator.text.passages import PassageText
+from services.generator.text.sentences import Kind, Sentence
 from services.generator.text.terms import COMMON_WEIGHT, Matcher, Question
 
 THRESHOLD: Final = 0.44
@@ -43,11 +45,9 @@ CHANCE_FACTOR: Final = 0.5  # one word in common is chance, unless it is all tha
 MAIN_TERM_SHARE: Final = 0.7
 DEFINITION_BONUS: Final = 0.2
 MAX_SUBJECT_CHARS: Final = 80
-MAX_LEAD_CHARS: Final = 40
 # A table's row or a listing answers, but a sentence that says the same reads better.
 KIND_FACTORS: Final = {Kind.PROSE: 1.0, Kind.HEADING: 1.0, Kind.TABLE: 0.85, Kind.CODE: 0.8}
 
-_LEAD = re.compile(r"(?:what|who|when|where|which|why|how)\b[^,;:]*[.。]$", re.IGNORECASE)
 _SAYS_WHAT_IS = re.compile(r"\b(?:is|are|was|were|means|refers)\b|是|指")
 
 Found: TypeAlias = dict[int, float]  # index of a term -> how surely it is there, 0 to 1
@@ -91,24 +91,19 @@ class ReadPassage:
 class Grounding:
     """Searches passages for one question, one after the other, then ranks their sentences."""
 
-    def __init__(self, question: Question) -> None:
-        self._question = question
+    def __init__(self, question: Question, read: passages.Read = passages.read) -> None:
+        self._question, self._read = question, read
         self._matcher = Matcher(question.terms)
         self._passages: list[ReadPassage] = []
         self._context = frozenset(index for index, term in enumerate(question.terms) if term.context)
 
     def add(self, text: str, title: str = "", section: str = "", document: str = "") -> None:
         """Search the next passage; `section` are the headings above it."""
-        spans, for_code = split(text), self._question.asks_for_code
-        listings = [span for span in spans if span.kind is Kind.CODE]
-        if listings:
-            spans = [span for span in spans if span.kind is not Kind.CODE]
-        found = self._matcher.find_each(
-            text, [(span.start, span.end if for_code else span.listing_start or span.end) for span in spans]
-        )
+        passage, for_code = self._read(text), self._question.asks_for_code
+        spans, lead_only = passage.spans, passage.lead_only
+        found = self._found(passage, with_listings=for_code)
         above = self._matcher.find(section, 0, len(section)) if section else {}
         everything = _union((self._matcher.find(title, 0, len(title)) if title else {}, above, *found))
-        lead_only = [not _can_answer(text, span) for span in spans]
         sentences: list[ReadSentence] = []
         for index, span in enumerate(spans):
             if lead_only[index]:
@@ -121,10 +116,24 @@ class Grounding:
             if context:
                 defines = self._question.asks_what_is and self._defines(text, span)
                 sentences.append(ReadSentence(span, found[index], context, defines))
-        for span in listings if for_code else ():
+        for span in passage.listings if for_code else ():
             if held := self._matcher.find(text, span.start, span.end):
                 sentences.append(ReadSentence(span, held, _union((everything, held)), defines=False))
         self._passages.append(ReadPassage(tuple(sentences), everything, len(spans), document))
+
+    def _found(self, passage: PassageText, *, with_listings: bool) -> list[Found]:
+        """What each sentence holds."""
+        matcher, text = self._matcher, passage.text
+        pairs, nothing, found = matcher.pairs_in(text), matcher.beginnings.isdisjoint, list[Found]()
+        for span, read in zip(passage.spans, passage.words, strict=True):
+            if with_listings and span.listing_start is not None:
+                found.append(matcher.find(text, span.start, span.end))
+            elif pairs or not nothing(read.beginnings):
+                end = span.listing_start or span.end
+                found.append(matcher.find_in(read.words, text, span.start, end, pairs))
+            else:
+                found.append({})
+        return found
 
     def rank(self) -> list[Candidate]:
         """Return the sentences that have to do with the question, best first; of equals, the better passage's."""
@@ -190,15 +199,6 @@ class Grounding:
         count = sum(passage.sentences_in_all for passage in self._passages) or 1
         rarest = math.log(1 + count / 0.5)
         return [term.weight * math.log(1 + count / (holding[i] + 0.5)) / rarest for i, term in enumerate(terms)]
-
-
-def _can_answer(text: str, span: Sentence) -> bool:
-    """Headings and questions lead to an answer; they are none. Nor is "What it costs." before the costs."""
-    return (
-        span.kind is not Kind.HEADING
-        and text[span.end - 1] not in "?？"
-        and not (span.end - span.start <= MAX_LEAD_CHARS and _LEAD.match(text, span.start, span.end))
-    )
 
 
 def _covered(weights: Sequence[float], found: Found) -> float:

@@ -46,7 +46,7 @@ _ENDINGS_BY_LAST: Final = {
     last: tuple(ending for ending in _ENDINGS if ending[-1] == last) for last in {ending[-1] for ending in _ENDINGS}
 }
 MAX_TERMS: Final = 64
-_MIN_STEM_CHARS: Final = 3
+MIN_STEM_CHARS: Final = 3
 _MIN_KIN_CHARS: Final = 4
 _MAX_KIN_ENDING_CHARS: Final = 3
 COMMON_WEIGHT: Final = 0.4
@@ -60,17 +60,17 @@ def stem(word: str) -> str:
     """Cut a lower-case English word down to what its forms have in common."""
     if word.endswith(("'s", "’s")):
         word = word[:-2]
-    if len(word) <= _MIN_STEM_CHARS or not word.isascii():
+    if len(word) <= MIN_STEM_CHARS or not word.isascii():
         return word
-    if len(word) == _MIN_STEM_CHARS + 1 and word.endswith("ied"):  # died, tied
+    if len(word) == MIN_STEM_CHARS + 1 and word.endswith("ied"):  # died, tied
         return word[:-1]
     for ending in _ENDINGS_BY_LAST.get(word[-1], ()):
-        if word.endswith(ending) and len(word) - len(ending) >= _MIN_STEM_CHARS:
+        if word.endswith(ending) and len(word) - len(ending) >= MIN_STEM_CHARS:
             if ending == "s" and word[-2] in "su":
                 break
             word = word[: -len(ending)]
             break
-    if len(word) > _MIN_STEM_CHARS and word[-1] == word[-2] and word[-1] not in "aeiousl":
+    if len(word) > MIN_STEM_CHARS and word[-1] == word[-2] and word[-1] not in "aeiousl":
         word = word[:-1]
     return word
 
@@ -180,6 +180,12 @@ def words(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def words_of(text: str) -> list[str]:
+    """Return the words of a text in their order, in small letters, as ``Matcher`` looks at them."""
+    lower = text.lower()
+    return (_ASCII_WORD if lower.isascii() else WORD).findall(lower)
+
+
 def _cjk_weight(pair: str) -> float:
     functional = sum(char in CJK_FUNCTION for char in pair)
     if functional == len(pair):
@@ -194,30 +200,30 @@ class Matcher:
     def __init__(self, terms: Sequence[Term]) -> None:
         self._pairs = [(index, term.key) for index, term in enumerate(terms) if is_cjk(term.key[0])]
         self._stems = {term.key: index for index, term in enumerate(terms) if not is_cjk(term.key[0])}
-        self._beginnings = frozenset(key[:_MIN_STEM_CHARS] for key in self._stems)
+        self.beginnings = frozenset(key[:MIN_STEM_CHARS] for key in self._stems)
         self._known: dict[str, tuple[int, float] | None] = {}
 
-    def find_each(self, text: str, spans: Iterable[tuple[int, int]]) -> list[dict[int, float]]:
-        """Return what each of a text's spans holds; a pair that the text doesn't hold is not looked for in them."""
-        pairs = [pair for pair in self._pairs if pair[1] in text]
-        return [self._find(text, start, end, pairs) for start, end in spans]
+    def pairs_in(self, text: str) -> list[tuple[int, str]]:
+        """The Chinese terms that a text holds, so that no others are looked for in its sentences."""
+        return [pair for pair in self._pairs if pair[1] in text]
 
     def find(self, text: str, start: int, end: int) -> dict[int, float]:
         """Return for each term that the span holds how surely it does: 1.0, or KIN for a word of the same family."""
-        return self._find(text, start, end, self._pairs)
+        return self.find_in(words_of(text[start:end]) if self._stems else (), text, start, end, self._pairs)
 
-    def _find(self, text: str, start: int, end: int, pairs: Sequence[tuple[int, str]]) -> dict[int, float]:
+    def find_in(
+        self, words: Iterable[str], text: str, start: int, end: int, pairs: Sequence[tuple[int, str]]
+    ) -> dict[int, float]:
+        """The same for a span whose words (as of ``words_of``) were read already; of Chinese terms only ``pairs``."""
         found: dict[int, float] = {}
         for index, pair in pairs:
             if text.find(pair, start, end) >= 0:
                 found[index] = 1.0
-        if self._stems:
-            words = text[start:end].lower()
-            for lower in (_ASCII_WORD if words.isascii() else WORD).findall(words):
-                if lower[:_MIN_STEM_CHARS] in self._beginnings:
-                    hit = self._known[lower] if lower in self._known else self._look_up(lower)
-                    if hit is not None and hit[1] > found.get(hit[0], 0.0):
-                        found[hit[0]] = hit[1]
+        for lower in words:
+            if lower[:MIN_STEM_CHARS] in self.beginnings:
+                hit = self._known[lower] if lower in self._known else self._look_up(lower)
+                if hit is not None and hit[1] > found.get(hit[0], 0.0):
+                    found[hit[0]] = hit[1]
         return found
 
     def _look_up(self, lower: str) -> tuple[int, float] | None:
