@@ -162,7 +162,8 @@ def test_a_matcher_finds_terms_words_of_their_family_and_pairs_of_characters() -
 )
 def test_a_passage_read_before_holds_the_same_terms_as_one_that_is_searched_now(question: str) -> None:
     text = (
-        "# Leases\nThey decided 会话状态. Explorers' 2,000 leases; an X1, it's so! 会话很长。Run this:\n```\nlist leases\n```\n"
+        "# Leases\nThey decided 会话状态. Explorers' 2,000 leases; an X1, it's so! 会话很长。Run this:\n"
+        "```\nlist leases\n```\n"
         "| lease | ends |\n|---|---|\n| a | 2,000 |\nWhat it costs.\nNothing at all."
     )
     matcher, passage = terms.Matcher(terms.read(question).terms), passages.read(text)
