@@ -187,10 +187,10 @@ async def test_several_results_and_a_cited_sentence_make_one_answer() -> None:
         tool("12 × 7 = 84."),
         tool("Tomorrow is Sunday.", "calendar"),
     )
-    assert said.text.startswith("12 × 7 = 84. Tomorrow is Sunday. A session expires after one hour")
+    assert said.text.startswith("12 × 7 = 84.\nTomorrow is Sunday.\nA session expires after one hour")
     (citation,) = said.citations
     assert said.text[citation.start_char : citation.end_char] == citation.quote
-    assert citation.start_char == len("12 × 7 = 84. Tomorrow is Sunday. ")
+    assert citation.start_char == len("12 × 7 = 84.\nTomorrow is Sunday.\n")
 
 
 async def test_two_questions_in_one_get_an_answer_each() -> None:
