@@ -27,7 +27,7 @@ from pathlib import Path
 from mesh.deadline import Deadline
 from mesh.plugins import Url
 from mesh.settings import load
-from services.retriever import bm25, prepare
+from services.retriever import prepare
 from services.retriever.embedding import Embedders, open_plugin
 from services.retriever.indexes import faiss
 from services.retriever.ingest import Ingestor
@@ -38,7 +38,7 @@ from services.retriever.replica import Replica
 from services.retriever.search import find
 from services.retriever.settings import Settings
 from services.retriever.types import CollectionKey, Hit, Incoming, Progress, Query
-from services.retriever.view import Makers, View
+from services.retriever.view import View
 from services.retriever.workers import Workers
 
 TENANT = "benchmark"
@@ -97,7 +97,7 @@ def measure(name: str, view: View, documents: int, questions: Sequence[Question]
             among += question.source in found
         spent_ms = (time.perf_counter() - began_s) * 1_000 / len(questions)
         rates = (round(first / len(questions), 4), round(among / len(questions), 4))
-        scores.append(Score(name, documents, int(view.live.sum()), len(questions), order, *rates, round(spent_ms, 2)))
+        scores.append(Score(name, documents, view.live_count, len(questions), order, *rates, round(spent_ms, 2)))
     return scores
 
 
@@ -106,8 +106,7 @@ def _sources(hits: Sequence[Hit]) -> list[str]:
 
 
 def _dense(view: View, embedder: Embedder, query: Query) -> list[str]:
-    assert view.dense is not None
-    slots, _ = view.dense.search(embedder.embed_query(query.text), 50, view.live)
+    slots, _ = view.search_dense(embedder.embed_query(query.text), 50)
     return list(dict.fromkeys(view.entry(int(slot)).document.source for slot in slots))[: query.top_k]
 
 
@@ -120,7 +119,7 @@ async def run(paths: Sequence[Path], cache_dir: Path | None) -> list[Score]:
     with tempfile.TemporaryDirectory() as place:
         log = await sqlite.open(Path(place) / "log.db")
         workers = Workers("benchmark", 2, 1_000)
-        replica = Replica(log, Makers(faiss.open(Url.parse("faiss:")), bm25.EMPTY), workers)
+        replica = Replica(log, faiss.open(Url.parse("faiss:")), workers)
         embedders = Embedders("minilm:", partial(open_plugin, files=EmbedderFiles(cache_dir)), workers)
         library, ingestor = Library(log, replica, embedders), Ingestor(log, replica, workers)
         following = asyncio.create_task(replica.follow())

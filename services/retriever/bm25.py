@@ -1,175 +1,253 @@
-"""Lexical index: BM25 over postings held in arrays, replaced and never changed.
+"""Lexical side of a segment: BM25 over postings in arrays, built once and never changed.
 
-Each term maps to its *postings*: the slots that hold it, ascending, and how often. A change makes a
-new index that shares every posting the change does not touch, so a search that runs beside it keeps
-reading the old one undisturbed, and adding a document costs the copying of one dictionary plus its
-own terms' postings, not a rebuild.
-
-Removal takes a slot out of its postings for good, so document frequencies are exact and two replicas
-that reached the same state by different ways score alike.
+A term is known by the first 64 bits of its BLAKE2 digest: no strings are kept, and segments are joined by
+sorting numbers. (Of a million different words two fall together once in forty million collections.) Each term
+has *postings*: the rows that hold it, ascending, and how often.
 
     score(q, d) = sum over terms t of q:  idf(t) * tf * (K1 + 1) / (tf + K1 * (1 - B + B * |d| / mean))
     idf(t)      = ln(1 + (N - df + 0.5) / (df + 0.5))
 
-Terms are added from the rarest to the most common. As soon as what is left cannot lift a slot that no
-rarer term touched into the best ``k`` (its upper bound is the sum of idf * (K1 + 1)), the long postings
-of the common terms are read only at the slots that can still get there. The result is the same, the cost
-is not.
+N, df and the mean length are those of the whole collection, of its living rows alone: ``weigh`` puts them into
+a ``Weighed`` query, and every segment scores by that one. So a row's score does not depend on which segments
+there are, to the last bit: terms are added in one order everywhere, from the rarest to the most common.
+
+As soon as what is left of the terms cannot lift a row that no rarer term touched into the best ``k`` (its upper
+bound is the sum of idf * (K1 + 1)), the long postings of the common terms are read only at the rows that can
+still get there. The result is the same, the cost is not.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import count
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retriever.ports import Scores, Slots
+from services.retriever.packed import Mask, Rows
+from services.retriever.ports import Scores
 
 K1: Final = 1.2
 B: Final = 0.75
 _LONG: Final = 4_096  # postings longer than this are worth the check whether they can be cut short
-_ROUNDING: Final = 1.001  # sums in float32 must not lose a slot at the very edge
+_ROUNDING: Final = 1.001  # sums in float32 must not lose a row at the very edge
 _MAX_COUNT: Final = np.iinfo(np.uint16).max
+_JOINED_AT_ONCE: Final = 1 << 22  # postings sorted together when segments are joined: 32 MB a copy
+_ROW_BITS: Final = 24
+_COUNT_BITS: Final = 16
+MAX_ROWS: Final = 1 << _ROW_BITS
+
+
+@lru_cache(maxsize=1 << 16)
+def term_key(term: str) -> int:
+    """The number a term is known by."""
+    return int.from_bytes(blake2b(term.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A query as it counts in one state of a collection, its terms from the rarest to the most common."""
+
+    keys: NDArray[np.uint64]
+    ceilings: tuple[float, ...]  # what each term can give at most
+    base: float  # a row's length adds base + slope * length to the denominator
+    slope: float
+
+
+def keys_of(query: Iterable[str]) -> tuple[NDArray[np.uint64], list[int]]:
+    """The keys of a query's terms, each once, and how often each stands there."""
+    counts = Counter(map(term_key, query))
+    return np.fromiter(counts, np.uint64, len(counts)), list(counts.values())
+
+
+def weigh(
+    keys: NDArray[np.uint64], times: Sequence[int], frequencies: NDArray[np.int64], rows: int, length: int
+) -> Weighed:
+    """Weigh a query: ``frequencies`` are its terms' df in a collection of ``rows`` rows and ``length`` terms."""
+    known = sorted((int(df), int(key), n) for df, key, n in zip(frequencies, keys, times, strict=True) if df)
+    mean = max(1.0, length / max(1, rows))
+    return Weighed(
+        np.array([key for _, key, _ in known], np.uint64),
+        tuple(n * math.log(1 + (rows - df + 0.5) / (df + 0.5)) * (K1 + 1) for df, _, n in known),
+        K1 * (1 - B),
+        K1 * B / mean,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Postings:
-    """Where a term occurs: ascending slots, and how often in each."""
+    """The words of a segment's rows."""
 
-    slots: Slots
+    keys: NDArray[np.uint64]  # of its terms, ascending
+    ends: NDArray[np.int64]  # where each term's postings begin; one more, where the last end
+    rows: Rows
     counts: NDArray[np.uint16]
+    lengths: NDArray[np.float32]  # terms per row
 
-    def at(self, slots: Slots) -> tuple[Slots, NDArray[np.uint16]]:
-        """Those of ``slots`` that hold the term, and how often each does."""
-        place = np.searchsorted(self.slots, slots)
-        place[place == len(self.slots)] = 0
-        hit = self.slots[place] == slots
-        return slots[hit], self.counts[place[hit]]
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[str]]) -> Postings:
+        """The postings of rows that hold these terms."""
+        numbers: defaultdict[str, int] = defaultdict(count().__next__)
+        found = np.array([numbers[term] for text in texts for term in text], np.int64)
+        lengths = np.array([len(text) for text in texts], np.int64)
+        row = np.repeat(np.arange(len(texts)), lengths)
+        keys, rank = np.unique(np.array([term_key(term) for term in numbers], np.uint64), return_inverse=True)
+        cells, counts = np.unique(rank[found] << _ROW_BITS | row, return_counts=True)
+        return cls(
+            keys,
+            np.searchsorted(cells >> _ROW_BITS, np.arange(len(keys) + 1)),
+            (cells & (MAX_ROWS - 1)).astype(np.int32),
+            np.minimum(counts, _MAX_COUNT).astype(np.uint16),
+            lengths.astype(np.float32),
+        )
 
+    def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Where in ``self.keys`` each of ``keys`` stands, -1 where it doesn't."""
+        if not len(self.keys):
+            return np.full(len(keys), -1, np.int64)
+        at = self.keys.searchsorted(keys)
+        at[at == len(self.keys)] = 0
+        at[self.keys[at] != keys] = -1
+        return at
 
-@dataclass(frozen=True, slots=True)
-class Bm25Index:
-    """One state of a collection's lexical index. Make the first with ``EMPTY``."""
+    def frequency(self, at: int, alive: Mask | None) -> int:
+        """How many rows hold the term at ``at``: of all, or of those ``alive``."""
+        first, last = int(self.ends[at]), int(self.ends[at + 1])
+        return last - first if alive is None else int(np.count_nonzero(alive.take(self.rows[first:last])))
 
-    postings: Mapping[str, Postings]
-    lengths: NDArray[np.uint32]  # terms per slot; 0 where the slot is empty
-    norms: NDArray[np.float32]  # what a slot's length adds to the denominator
-    live: int  # slots that hold a text
-
-    def changed(self, *, added: Mapping[int, Sequence[str]], removed: Mapping[int, Sequence[str]]) -> Bm25Index:
-        """A new index without the texts of ``removed`` and with those of ``added``: slot to terms.
-
-        A slot in ``added`` must be empty; slots past the end grow the index.
-        """
-        gains: defaultdict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-        losses: defaultdict[str, list[int]] = defaultdict(list)
-        size = max(len(self.lengths), max(added, default=-1) + 1)
-        lengths = np.zeros(size, np.uint32)
-        lengths[: len(self.lengths)] = self.lengths
-        for slot, words in removed.items():
-            lengths[slot] = 0
-            for term in set(words):
-                losses[term].append(slot)
-        for slot in sorted(added):
-            lengths[slot] = len(added[slot])
-            for term, count in Counter(added[slot]).items():
-                slots, counts = gains[term]
-                slots.append(slot)
-                counts.append(min(count, _MAX_COUNT))
-        postings = dict(self.postings)
-        for term, gone in losses.items():
-            old = postings[term]
-            keep = ~np.isin(old.slots, np.array(gone, np.int32), assume_unique=True)
-            if keep.any():
-                postings[term] = Postings(old.slots[keep], old.counts[keep])
-            else:
-                del postings[term]
-        for term, (slots, counts) in gains.items():
-            postings[term] = _merged(postings.get(term), np.array(slots, np.int32), np.array(counts, np.uint16))
-        live = self.live - len(removed) + len(added)
-        return Bm25Index(postings, lengths, _norms(lengths, live), live)
-
-    def search(self, query: Sequence[str], k: int) -> tuple[Slots, Scores]:
-        """The ``k`` best slots that share a term with ``query``, best first, ties by slot."""
-        scores, floor = self._accumulate(query, k)
+    def search(self, query: Weighed, k: int, allowed: Mask | None) -> tuple[Rows, Scores]:
+        """The ``k`` best ``allowed`` rows that share a term with ``query``, best first, ties by row."""
+        scores, floor = self._accumulate(query, k, allowed)
+        if allowed is not None:
+            scores *= allowed
         best = np.flatnonzero(scores >= floor if floor else scores)
         if len(best) > k:
-            # Whatever ties with the k-th stays in until the sort, so that ties fall by slot.
+            # Whatever ties with the k-th stays in until the sort, so that ties fall by row.
             best = best[scores[best] >= _kth_best(scores[best], k)]
-        order = np.lexsort((best, -scores[best]))[:k]
-        return best[order].astype(np.int32), scores[best[order]]
+        found = scores[best]
+        order = np.argsort(-found, kind="stable")[:k]
+        return best[order].astype(np.int32), found[order]
 
-    def scores_of(self, query: Sequence[str], slots: Slots) -> Scores:
-        """The scores of given slots, 0 where they share no term with ``query``."""
-        scores = np.zeros(len(self.lengths), np.float32)
-        for term, times in Counter(query).items():
-            entry = self.postings.get(term)
-            if entry is not None:
-                at, counts = entry.at(slots)
-                scores[at] += self._part(times * self._idf(entry) * (K1 + 1), counts, at)
-        return scores[slots]
+    def scores_of(self, query: Weighed, rows: Rows) -> Scores:
+        """The scores of given rows, 0 where they share no term with ``query``."""
+        scores = np.zeros(len(rows), np.float32)
+        lengths = self.lengths[rows]
+        for ceiling, at in zip(query.ceilings, self.find(query.keys).tolist(), strict=True):
+            if at < 0:
+                continue
+            holders, counts = self._at(at)
+            place = holders.searchsorted(rows)
+            place[place == len(holders)] = 0
+            hit = np.flatnonzero(holders[place] == rows)
+            if len(hit):
+                scores[hit] += _part(query, ceiling, counts[place[hit]], lengths[hit])
+        return scores
 
-    def share(self, term: str) -> float:
-        """The share of texts that hold ``term``: 1 for a word that tells nothing apart."""
-        entry = self.postings.get(term)
-        return len(entry.slots) / max(1, self.live) if entry else 0.0
-
-    def _accumulate(self, query: Sequence[str], k: int) -> tuple[Scores, float]:
-        """Scores by slot, and a floor that the best ``k`` reach; below it, sums may be cut short."""
+    def _accumulate(self, query: Weighed, k: int, allowed: Mask | None) -> tuple[Scores, float]:
+        """Scores by row, and a floor that the best ``k`` reach; below it, sums may be cut short."""
         scores, floor = np.zeros(len(self.lengths), np.float32), 0.0
-        parts = [(entry, times) for term, times in Counter(query).items() if (entry := self.postings.get(term))]
-        parts.sort(key=lambda part: len(part[0].slots))
-        ceilings = [times * self._idf(entry) * (K1 + 1) for entry, times in parts]
-        sample = [entry.slots for entry, _ in parts if len(entry.slots) <= _LONG]
-        rare = np.unique(np.concatenate(sample)) if sample else np.zeros(0, np.int32)
-        for number, (entry, _) in enumerate(parts):
-            rest = sum(ceilings[number:])
-            # Scores only grow: the k-th best of any slots is a lower bound of what the best k must reach.
-            if len(entry.slots) > _LONG and len(rare) >= k and rest < (bound := _kth_best(scores[rare], k)):
-                floor = bound
-                able = np.flatnonzero(scores >= floor - rest * _ROUNDING).astype(np.int32)
-                for (common, _), ceiling in zip(parts[number:], ceilings[number:], strict=True):
-                    at, counts = common.at(able)
-                    scores[at] += self._part(ceiling, counts, at)
-                break
-            scores[entry.slots] += self._part(ceilings[number], entry.counts, entry.slots)
+        parts = [
+            (ceiling, *self._at(at))
+            for ceiling, at in zip(query.ceilings, self.find(query.keys).tolist(), strict=True)
+            if at >= 0
+        ]
+        rare: Rows | None = None
+        for number, (ceiling, rows, counts) in enumerate(parts):
+            # Scores only grow: the k-th best of any rows is a lower bound of what the best k must reach.
+            if len(rows) > _LONG:
+                if rare is None:
+                    rare = _rare([rows for _, rows, _ in parts], allowed)
+                rest = sum(part[0] for part in parts[number:])
+                if len(rare) >= k and rest < (bound := _kth_best(scores[rare], k)):
+                    floor = bound
+                    able = np.flatnonzero(scores >= floor - rest * _ROUNDING).astype(np.int32)
+                    for common, holders, often in parts[number:]:
+                        place = holders.searchsorted(able)
+                        place[place == len(holders)] = 0
+                        hit = holders[place] == able
+                        at = able[hit]
+                        scores[at] += _part(query, common, often[place[hit]], self.lengths.take(at))
+                    break
+            scores[rows] += _part(query, ceiling, counts, self.lengths.take(rows))
         return scores, floor
 
-    def _part(self, ceiling: float, counts: NDArray[np.uint16], slots: Slots) -> Scores:
-        tf: Scores = counts.astype(np.float32)
-        below = np.take(self.norms, slots)
-        below += tf
-        tf *= np.float32(ceiling)
-        tf /= below
-        return tf
-
-    def _idf(self, entry: Postings) -> float:
-        df = len(entry.slots)
-        return math.log(1 + (self.live - df + 0.5) / (df + 0.5))
+    def _at(self, at: int) -> tuple[Rows, NDArray[np.uint16]]:
+        first, last = int(self.ends[at]), int(self.ends[at + 1])
+        return self.rows[first:last], self.counts[first:last]
 
 
-EMPTY: Final = Bm25Index({}, np.zeros(0, np.uint32), np.zeros(0, np.float32), 0)
+def _part(query: Weighed, ceiling: float, counts: NDArray[np.uint16], lengths: NDArray[np.float32]) -> Scores:
+    """What one term gives to the rows that hold it so often. ``lengths`` is spent."""
+    lengths *= np.float32(query.slope)
+    lengths += np.float32(query.base)
+    tf: Scores = counts.astype(np.float32)
+    lengths += tf
+    tf *= np.float32(ceiling)
+    tf /= lengths
+    return tf
 
 
-def _norms(lengths: NDArray[np.uint32], live: int) -> NDArray[np.float32]:
-    mean = max(1.0, float(lengths.sum(dtype=np.int64)) / max(1, live))
-    return (K1 * (1 - B + B / mean * lengths)).astype(np.float32)
+def _rare(postings: Iterable[Rows], allowed: Mask | None) -> Rows:
+    sample = [rows for rows in postings if len(rows) <= _LONG]
+    rare = np.unique(np.concatenate(sample)) if sample else np.zeros(0, np.int32)
+    return rare if allowed is None else rare[allowed[rare]]
 
 
 def _kth_best(scores: Scores, k: int) -> float:
     return float(np.partition(scores, len(scores) - k)[len(scores) - k])
 
 
-def _merged(old: Postings | None, slots: Slots, counts: NDArray[np.uint16]) -> Postings:
-    if old is None:
-        return Postings(slots, counts)
-    if slots[0] > old.slots[-1]:  # the usual case: new slots come after old ones
-        return Postings(np.concatenate((old.slots, slots)), np.concatenate((old.counts, counts)))
-    both = np.concatenate((old.slots, slots))
-    order = np.argsort(both, kind="stable")
-    return Postings(both[order], np.concatenate((old.counts, counts))[order])
+def joined(sources: Sequence[tuple[Postings, Rows]], size: int) -> Postings:
+    """One of several: each with the new row of each of its rows, -1 for those that stay behind."""
+    lengths = np.zeros(size, np.float32)
+    for source, moved in sources:
+        lengths[moved[moved >= 0]] = source.lengths[moved >= 0]
+    keys = np.unique(np.concatenate([source.keys for source, _ in sources]))
+    places = [np.append(source.keys.searchsorted(keys), len(source.keys)) for source, _ in sources]
+    before = np.sum([source.ends[at] for (source, _), at in zip(sources, places, strict=True)], axis=0)
+    rows, counts, frequencies = [], [], []
+    first = 0
+    while first < len(keys):
+        last = max(first + 1, int(before.searchsorted(before[first] + _JOINED_AT_ONCE, side="right")) - 1)
+        cells = np.concatenate(
+            [_cells(source, moved, at[first : last + 1]) for (source, moved), at in zip(sources, places, strict=True)]
+        )
+        cells.sort()
+        counts.append((cells & _MAX_COUNT).astype(np.uint16))
+        cells >>= np.uint64(_COUNT_BITS)
+        rows.append((cells & np.uint64(MAX_ROWS - 1)).astype(np.int32))
+        cells >>= np.uint64(_ROW_BITS)
+        frequencies.append(np.bincount(cells.astype(np.int64), minlength=last - first))
+        first = last
+    df = np.concatenate(frequencies) if frequencies else np.zeros(0, np.int64)
+    ends = np.zeros(np.count_nonzero(df) + 1, np.int64)
+    np.cumsum(df[df > 0], out=ends[1:])
+    return Postings(
+        keys[df > 0],
+        ends,
+        np.concatenate(rows) if rows else np.zeros(0, np.int32),
+        np.concatenate(counts) if counts else np.zeros(0, np.uint16),
+        lengths,
+    )
+
+
+def _cells(source: Postings, moved: Rows, at: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Some terms' postings as numbers that sort by term and row: term, new row, count from high to low bits.
+
+    ``at`` says for each term where in ``source`` its postings are, and once more for the term that follows.
+    """
+    first, last = int(source.ends[at[0]]), int(source.ends[at[-1]])
+    term = np.repeat(np.arange(len(at) - 1, dtype=np.uint64), np.diff(source.ends[at]))
+    row = moved[source.rows[first:last]]
+    stays = row >= 0
+    cells = term[stays] << np.uint64(_ROW_BITS)
+    cells |= row[stays].astype(np.uint64)
+    cells <<= np.uint64(_COUNT_BITS)
+    cells |= source.counts[first:last][stays]
+    return cells

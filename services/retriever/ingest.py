@@ -32,6 +32,7 @@ from services.retriever import reading
 from services.retriever.chunking import chunk
 from services.retriever.ports import Embedder, Log
 from services.retriever.replica import Replica
+from services.retriever.segment import indexed_text
 from services.retriever.types import (
     Chunk,
     Collection,
@@ -43,7 +44,6 @@ from services.retriever.types import (
     Vectors,
     document_name,
 )
-from services.retriever.view import indexed_text
 from services.retriever.workers import Workers
 from weft.errors import Reason, WeftError, error
 

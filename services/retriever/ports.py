@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,39 +128,30 @@ class Log(Protocol):
 
 
 class VectorIndex(Protocol):
-    """Dense side of a collection: immutable, adding makes a new one."""
+    """Dense side of a segment: built once over all its vectors, then never changed."""
 
-    def added(self, vectors: Vectors) -> VectorIndex:
-        """A new index with ``vectors`` in the slots that follow the last."""
+    @property
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """What has to be kept to open it again with ``VectorIndexes.load``."""
 
-    def search(self, query: Vectors, k: int, live: NDArray[np.bool_]) -> tuple[Slots, Scores]:
-        """The ``k`` nearest ``live`` slots to the one row of ``query``, best first, with their cosines."""
+    def search(self, query: Vectors, k: int, allowed: NDArray[np.bool_] | None) -> tuple[Slots, Scores]:
+        """The ``k`` nearest ``allowed`` rows (None: all) to the one row of ``query``, best first, with cosines.
 
-    def vectors(self, slots: Slots) -> Vectors:
-        """The vectors at ``slots``, a row each."""
+        The cosines are those of ``cosines.cosines``; an exact index settles ties by row.
+        """
+
+    def vectors(self, rows: Slots) -> Vectors:
+        """The vectors of ``rows``, one each."""
 
 
 class VectorIndexes(Protocol):
     """Makes vector indexes; what an index URL opens."""
 
-    def empty(self, dimension: int) -> VectorIndex:
-        """An index of ``dimension`` columns without rows."""
+    def build(self, vectors: Vectors, *, settled: bool) -> VectorIndex:
+        """An index of ``vectors``. What isn't ``settled`` is soon joined with others: it has to be made at once."""
 
-
-class LexicalIndex(Protocol):
-    """Word side of a collection: immutable, a change makes a new one."""
-
-    def changed(self, *, added: Mapping[int, Sequence[str]], removed: Mapping[int, Sequence[str]]) -> LexicalIndex:
-        """A new index without the terms of ``removed`` slots and with those of ``added`` ones."""
-
-    def search(self, query: Sequence[str], k: int) -> tuple[Slots, Scores]:
-        """The ``k`` best slots that share a term with ``query``, best first, with their scores."""
-
-    def scores_of(self, query: Sequence[str], slots: Slots) -> Scores:
-        """The scores of given slots, 0 where they share no term."""
-
-    def share(self, term: str) -> float:
-        """The share of texts that hold ``term``: 1 for a word that tells nothing apart."""
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> VectorIndex:
+        """The index whose ``arrays`` were kept; they may lie in a mapped file."""
 
 
 class Embedder(Protocol):

@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mesh.deadline import Deadline
-from services.retriever.ports import Changes, Log, StoredDocument
+from services.retriever.ports import Changes, Log, StoredDocument, VectorIndexes
 from services.retriever.types import CollectionKey, Epoch
-from services.retriever.view import Makers, View
+from services.retriever.view import View
 from services.retriever.workers import Workers
 from weft.errors import Reason, WeftError, error
 
@@ -57,9 +57,9 @@ class Replica:
         state: what searches read. Take it once per search.
     """
 
-    def __init__(self, log: Log, makers: Makers, workers: Workers) -> None:
+    def __init__(self, log: Log, indexes: VectorIndexes, workers: Workers) -> None:
         self.state = State()
-        self._log, self._makers, self._workers = log, makers, workers
+        self._log, self._indexes, self._workers = log, indexes, workers
         self._urgent = asyncio.Event()
         self._moved = asyncio.Condition()
         self._waiting = 0
@@ -146,7 +146,7 @@ class Replica:
     async def _apply_page(self) -> bool:
         changes = await self._log.read(self.state.sequence)
         if changes.sequence > self.state.sequence:
-            state = await self._workers.run(next_state, self.state, changes, self._makers)
+            state = await self._workers.run(next_state, self.state, changes, self._indexes)
             async with self._moved:
                 self.state = state
                 self._moved.notify_all()
@@ -167,7 +167,7 @@ async def _signal(event: asyncio.Event, timeout_s: float) -> None:
     event.clear()
 
 
-def next_state(state: State, changes: Changes, makers: Makers) -> State:
+def next_state(state: State, changes: Changes, indexes: VectorIndexes) -> State:
     """The state after ``changes``. Pure; it shares with ``state`` what they do not touch."""
     put: defaultdict[int, list[StoredDocument]] = defaultdict(list)
     gone: defaultdict[int, list[str]] = defaultdict(list)
@@ -180,6 +180,6 @@ def next_state(state: State, changes: Changes, makers: Makers) -> State:
     for collection_id in changes.gone_collections:
         by_id.pop(collection_id, None)
     for collection_id, record in records.items():
-        view = by_id.get(collection_id) or View.empty(record, makers)
+        view = by_id.get(collection_id) or View.empty(record, indexes)
         by_id[collection_id] = view.changed(record, put[collection_id], gone[collection_id])
     return State(changes.sequence, {view.collection.key: view for view in by_id.values()})

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mesh.deadline import Deadline
 from services.retriever.embedding import Embedders
@@ -25,7 +24,7 @@ from services.retriever.fusion import candidate_count, fuse
 from services.retriever.lexicon import spans, terms
 from services.retriever.ports import Embedder, Scores, Slots
 from services.retriever.replica import Replica
-from services.retriever.types import CollectionKey, Filter, Found, Hit, Lack, Query
+from services.retriever.types import CollectionKey, Found, Hit, Lack, Query, Vectors
 from services.retriever.view import View
 from services.retriever.workers import Workers
 from weft.errors import Reason, WeftError, error
@@ -53,7 +52,7 @@ class Searcher:
         if view is None:
             raise unknown_collection(query.key)
         embedder, lacks = await self._embedder(view)
-        small = len(view.entries) <= _INLINE_SLOTS and query.filter is None
+        small = view.size <= _INLINE_SLOTS and query.filter is None
         if small and (embedder is None or embedder.remembers(query.text)):
             hits = find(view, query, embedder)
         else:
@@ -77,63 +76,56 @@ def find(view: View, query: Query, embedder: Embedder | None) -> tuple[Hit, ...]
     """The hits of ``query`` in ``view``, best first. Pure but for the embedder's cache."""
     words = terms(query.text)
     count = candidate_count(query.top_k * (_OVER_FETCH if query.max_per_document else 1))
-    allowed = None if query.filter is None else _allowed(view, query.filter)
-    slots, bm25 = _by_words(view, words, count, allowed)
-    cosines: Scores | None = None
-    if embedder is not None and view.dense is not None:
+    allowed = None if query.filter is None else view.matching(query.filter, query.filter.matches)
+    slots, bm25 = view.search_words(words, count, allowed)
+    fused, cosines = bm25, None
+    if embedder is not None and view.collection.dimension:
         vector = embedder.embed_query(query.text)
-        near, _ = view.dense.search(vector, count, view.live if allowed is None else allowed)
-        slots = np.union1d(slots, near).astype(np.int32)
-        if len(slots):
-            cosines = (view.dense.vectors(slots) @ vector[0]).astype(np.float32)
-            bm25 = view.lexical.scores_of(words, slots)
-            fused = fuse(cosines, bm25, embedder.knowledge(query.text))
-    if cosines is None:
-        fused = bm25
+        near = view.search_dense(vector, count, allowed)
+        slots, cosines, bm25 = _on_both(view, words, vector, near, (slots, bm25))
+        fused = fuse(cosines, bm25, embedder.knowledge(query.text))
     chosen = _chosen(view, query, slots, fused)
     if not query.explain:
         return tuple(Hit(*view.entry(slot), float(fused[at]), {}, ()) for at, slot in chosen)
-    wanted = {word for word in words if view.lexical.share(word) < _TELLS_NOTHING} or set(words)
+    wanted = {word for word in words if view.share(word) < _TELLS_NOTHING} or set(words)
     return tuple(
         Hit(*view.entry(slot), float(fused[at]), _parts(at, cosines, bm25), _highlights(view, slot, wanted))
         for at, slot in chosen
     )
 
 
-def _allowed(view: View, chosen: Filter) -> NDArray[np.bool_]:
-    """Which live slots a filter leaves; it is asked once per document."""
-    allowed = np.zeros(len(view.entries), np.bool_)
-    for slots in view.slots_of.values():
-        if slots and chosen.matches(view.entry(slots[0]).document):
-            allowed[slots.start : slots.stop] = True
-    return allowed
-
-
-def _by_words(view: View, words: list[str], count: int, allowed: NDArray[np.bool_] | None) -> tuple[Slots, Scores]:
-    if allowed is None:
-        return view.lexical.search(words, count)
-    slots = np.flatnonzero(allowed).astype(np.int32)
-    scores = view.lexical.scores_of(words, slots)
-    best = np.lexsort((slots, -scores))[:count]
-    best = best[scores[best] > 0]
-    return slots[best], scores[best]
+def _on_both(
+    view: View, words: list[str], vector: Vectors, near: tuple[Slots, Scores], worded: tuple[Slots, Scores]
+) -> tuple[Slots, Scores, Scores]:
+    """All candidates with their scores on both sides; each side scores only what it did not find itself."""
+    slots = np.union1d(near[0], worded[0]).astype(np.int32)
+    cosines, bm25 = np.empty(len(slots), np.float32), np.empty(len(slots), np.float32)
+    for scores, (found, known), other in ((cosines, near, worded[0]), (bm25, worded, near[0])):
+        scores[slots.searchsorted(found)] = known
+        rest = np.setdiff1d(other, found)
+        if len(rest):
+            scored = view.cosines_of(vector, rest) if scores is cosines else view.scores_of(words, rest)
+            scores[slots.searchsorted(rest)] = scored
+    # Fusing sums over the candidates: in an order that doesn't depend on their slots, it rounds alike everywhere.
+    order = np.lexsort((bm25, cosines))
+    return slots[order], cosines[order], bm25[order]
 
 
 def _chosen(view: View, query: Query, slots: Slots, scores: Scores) -> list[tuple[int, int]]:
     """Places in ``slots`` and the slots there, best first, capped per document."""
-
-    def rank(at: int) -> tuple[float, str, int]:
-        document, chunk = view.entry(int(slots[at]))
-        return (-float(scores[at]), document.name, chunk.number)  # ties alike on every replica
-
+    order = np.argsort(-scores, kind="stable").tolist()
+    ranked = scores[order]
+    if (ranked[1:] == ranked[:-1]).any():  # ties alike on every replica
+        order.sort(key=lambda at: (-float(scores[at]), view.place(int(slots[at]))))
     chosen: list[tuple[int, int]] = []
-    per_document: dict[str, int] = {}
-    for at in sorted(range(len(slots)), key=rank):
+    per_document: dict[bytes, int] = {}
+    for at in order:
         slot = int(slots[at])
-        name = view.entry(slot).document.name
-        per_document[name] = per_document.get(name, 0) + 1
-        if query.max_per_document and per_document[name] > query.max_per_document:
-            continue
+        if query.max_per_document:
+            name, _ = view.place(slot)
+            per_document[name] = per_document.get(name, 0) + 1
+            if per_document[name] > query.max_per_document:
+                continue
         chosen.append((at, slot))
         if len(chosen) == query.top_k:
             break

@@ -1,124 +1,246 @@
-"""What a replica holds of a collection: chunks in numbered slots, and an index over them for each side.
+"""What a replica holds of a collection: a short list of segments, and which of their documents still stand.
 
-A ``View`` never changes. ``changed`` makes the next one, sharing whatever it can with the last; searches
-go on reading the view they began with. A new chunk takes the next free slot; a removed one leaves its
-slot empty, and when more slots are empty than full the view is built anew without them.
+A ``View`` never changes. ``changed`` makes the next one: what was put becomes a small segment of its own, what
+went or was replaced is marked in the segment where it lies. Nothing else is touched, so a change costs what it
+brings and not what is there, and searches go on reading the view they began with. ``merging`` joins small
+segments later.
+
+To a search the segments are one row of *slots*: a segment's rows follow those of the segments before it. Slots
+mean something in this view alone. ``version`` is what caches key on: it is another one after every change of the
+collection, and the same one after a merge, which moves passages to other slots but changes no answer.
+
+Scores and their order don't depend on how the passages came to lie in segments: BM25 counts over all that stand,
+cosines are computed in one way (``cosines``), and ties fall by document name and chunk number. Two replicas at one
+position of the log give the same answers, to the last bit, where the vector index is exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retriever.lexicon import terms
-from services.retriever.ports import LexicalIndex, StoredDocument, VectorIndex, VectorIndexes
-from services.retriever.types import Chunk, Collection, Document, Vectors
+from services.retriever.bm25 import Weighed, keys_of, term_key, weigh
+from services.retriever.cosines import cosines
+from services.retriever.packed import Mask, Rows
+from services.retriever.ports import Scores, Slots, StoredDocument, VectorIndexes
+from services.retriever.segment import Entry, Segment, build, name_keys
+from services.retriever.types import Collection, Document, Vectors
 
-_LEAST_SLOTS_TO_REBUILD: Final = 256
+__all__ = ["Entry", "Part", "Version", "View"]
 
 
-class Entry(NamedTuple):
-    """A chunk and the document it is of."""
+class Version(NamedTuple):
+    """Which state of which incarnation of a collection; the number grows with each change."""
 
-    document: Document
-    chunk: Chunk
+    collection_id: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
-class Makers:
-    """Where empty indexes come from."""
+class Part:
+    """A segment in a view, with those of its documents that still stand."""
 
-    vectors: VectorIndexes
-    lexical: LexicalIndex  # the empty one
+    segment: Segment
+    documents: Mask | None  # None: all stand
+    rows: Mask | None
+    live_count: int  # rows that stand
+    live_length: int  # terms in them
+    _frequencies: dict[int, int] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, segment: Segment, documents: Mask | None = None) -> Part:
+        """A segment whose ``documents`` stand; None: all."""
+        lengths = segment.words.lengths
+        if documents is None or documents.all():
+            return cls(segment, None, None, len(segment), int(lengths.sum(dtype=np.float64)))
+        rows = segment.rows_of(documents)
+        return cls(segment, documents, rows, int(rows.sum()), int(lengths[rows].sum(dtype=np.float64)))
+
+    def without(self, numbers: Sequence[int]) -> Part:
+        """This part without some documents."""
+        standing = np.ones(len(self.segment.documents), np.bool_) if self.documents is None else self.documents
+        if not standing[numbers].any():
+            return self
+        standing = standing.copy()
+        standing[numbers] = False
+        return Part.of(self.segment, standing)
+
+    def allowed(self, chosen: Mask | None) -> Mask | None:
+        """Rows that stand and are ``chosen``; None: all."""
+        if chosen is None or self.rows is None:
+            return self.rows if chosen is None else chosen
+        return self.rows & chosen
+
+    def frequencies(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """In how many rows that stand each term is."""
+        return np.array([self._frequency(at) for at in self.segment.words.find(keys).tolist()], np.int64)
+
+    def _frequency(self, at: int) -> int:
+        if at < 0:
+            return 0
+        if self.rows is None:
+            return self.segment.words.frequency(at, None)
+        known = self._frequencies.get(at)
+        if known is None:
+            known = self._frequencies[at] = self.segment.words.frequency(at, self.rows)
+        return known
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One state of a collection on this replica."""
+    """One state of a collection on this replica. Make the first with ``empty``."""
 
     collection: Collection
-    makers: Makers
-    dense: VectorIndex | None  # None without embedder
-    lexical: LexicalIndex
-    entries: Sequence[Entry | None] = ()  # by slot
-    live: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
-    slots_of: Mapping[str, range] = field(default_factory=dict)  # by document name
+    indexes: VectorIndexes
+    parts: tuple[Part, ...]
+    version: Version
+    firsts: tuple[int, ...]  # slot of each part's first row; one more, where the last ends
+    live_count: int  # passages that stand
+    live_length: int
 
     @classmethod
-    def empty(cls, collection: Collection, makers: Makers) -> View:
+    def empty(cls, collection: Collection, indexes: VectorIndexes) -> View:
         """The view of a collection without documents."""
-        dense = makers.vectors.empty(collection.dimension) if collection.dimension else None
-        return cls(collection, makers, dense, makers.lexical)
+        return cls(collection, indexes, (), Version(collection.id, 0), (0,), 0, 0)
+
+    @property
+    def size(self) -> int:
+        """How many slots there are, those that no longer stand included."""
+        return self.firsts[-1]
+
+    # -- changes ----------------------------------------------------------------------------------------
 
     def changed(self, collection: Collection, put: Sequence[StoredDocument], gone: Sequence[str]) -> View:
         """The next view: documents of ``put`` in, their former selves and those of ``gone`` out."""
-        entries, slots_of = list(self.entries), dict(self.slots_of)
-        removed: dict[int, list[str]] = {}
-        for name in (*gone, *(stored.document.name for stored in put)):
-            for slot in slots_of.pop(name, ()):
-                removed[slot] = _terms(self.entry(slot))
-                entries[slot] = None
-        added: dict[int, list[str]] = {}
-        for stored in put:
-            first = len(entries)
-            for chunk in stored.chunks:
-                entry = Entry(stored.document, chunk)
-                added[len(entries)] = _terms(entry)
-                entries.append(entry)
-            slots_of[stored.document.name] = range(first, len(entries))
-        live = np.concatenate((self.live, np.ones(len(added), np.bool_)))
-        live[list(removed)] = False
-        rows = [stored.vectors for stored in put if len(stored.vectors)]
-        dense = self.dense.added(np.concatenate(rows)) if self.dense is not None and rows else self.dense
-        lexical = self.lexical.changed(added=added, removed=removed) if added or removed else self.lexical
-        view = replace(
-            self,
-            collection=collection,
-            dense=dense,
-            lexical=lexical,
-            entries=entries,
-            live=live,
-            slots_of=slots_of,
-        )
-        empty = len(entries) - int(view.live.sum())
-        return view._rebuilt() if empty > max(_LEAST_SLOTS_TO_REBUILD, len(entries) // 2) else view
+        names = [*gone, *(stored.document.name for stored in put)]
+        keys = name_keys(names)
+        parts = [self._without(part, names, keys) for part in self.parts] if names else list(self.parts)
+        segment = build(put, self.indexes, self.collection.dimension)
+        if segment is not None:
+            parts.append(Part.of(segment))
+        version = Version(collection.id, self.version.number + 1)
+        return replace(self, collection=collection, version=version).with_parts(parts)
+
+    def with_parts(self, parts: Sequence[Part]) -> View:
+        """The same passages in other segments; those of which nothing stands are left out."""
+        kept = tuple(part for part in parts if part.live_count)
+        firsts = tuple(np.cumsum([0, *(len(part.segment) for part in kept)]).tolist())
+        live_count, live_length = sum(part.live_count for part in kept), sum(part.live_length for part in kept)
+        return replace(self, parts=kept, firsts=firsts, live_count=live_count, live_length=live_length)
+
+    def _without(self, part: Part, names: Sequence[str], keys: NDArray[np.uint64]) -> Part:
+        found = part.segment.documents.find(names, keys)
+        return part.without(found) if found else part
+
+    # -- searching --------------------------------------------------------------------------------------
+
+    def search_words(self, words: Sequence[str], k: int, allowed: Mask | None = None) -> tuple[Slots, Scores]:
+        """The ``k`` best slots by BM25 that share a term with ``words``, best first. ``allowed``: a mask of slots."""
+        query = self._weighed(words)
+        return self._best(k, [part.segment.words.search(query, k, mask) for part, mask in self._masked(allowed)])
+
+    def search_dense(self, vector: Vectors, k: int, allowed: Mask | None = None) -> tuple[Slots, Scores]:
+        """The ``k`` slots nearest to the one row of ``vector``, best first, with their cosines."""
+        found = [
+            part.segment.dense.search(vector, k, mask)
+            for part, mask in self._masked(allowed)
+            if part.segment.dense is not None
+        ]
+        return self._best(k, found)
+
+    def scores_of(self, words: Sequence[str], slots: Slots) -> Scores:
+        """BM25 of given slots, 0 where they share no term with ``words``."""
+        query = self._weighed(words)
+        scores = np.zeros(len(slots), np.float32)
+        for part, rows, at in self._spread(slots):
+            scores[at] = part.segment.words.scores_of(query, rows)
+        return scores
+
+    def cosines_of(self, vector: Vectors, slots: Slots) -> Scores:
+        """Cosines of given slots, the same that ``search_dense`` gives."""
+        return cosines(self.vectors(slots), vector)
+
+    def vectors(self, slots: Slots) -> Vectors:
+        """The vectors at ``slots``, a row each; without embedder they have no column."""
+        rows_found = np.zeros((len(slots), self.collection.dimension), np.float32)
+        for part, rows, at in self._spread(slots):
+            if part.segment.dense is not None:
+                rows_found[at] = part.segment.dense.vectors(rows)
+        return rows_found
+
+    def matching(self, key: Hashable, predicate: Callable[[Document], bool]) -> Mask:
+        """Which slots are of documents that ``predicate`` holds for.
+
+        Each segment asks once per document and remembers the answer under ``key``, which has to name the predicate.
+        """
+        masks = [part.segment.matching(key, predicate) for part in self.parts]
+        return np.concatenate(masks) if masks else np.zeros(0, np.bool_)
+
+    def share(self, term: str) -> float:
+        """The share of passages that hold ``term``: 1 for a word that tells nothing apart."""
+        key = np.array([term_key(term)], np.uint64)
+        return sum(int(part.frequencies(key)[0]) for part in self.parts) / max(1, self.live_count)
 
     def entry(self, slot: int) -> Entry:
-        """What lies in a live slot."""
-        entry = self.entries[slot]
-        if entry is None:
-            raise IndexError(f"slot {slot} is empty")
-        return entry
+        """What lies in a slot."""
+        part, row = self._at(slot)
+        return part.segment.entry(row)
 
-    def _rebuilt(self) -> View:
-        stored = [
-            StoredDocument(
-                self.collection.key,
-                self.collection.id,
-                document=self.entry(slots[0]).document,
-                chunks=tuple(self.entry(slot).chunk for slot in slots),
-                vectors=self._vectors(slots),
-            )
-            for slots in self.slots_of.values()
-            if slots
+    def place(self, slot: int) -> tuple[bytes, int]:
+        """What settles ties: name of the slot's document, number of its chunk. Cheaper than ``entry``."""
+        part, row = self._at(slot)
+        return part.segment.place(row)
+
+    def _at(self, slot: int) -> tuple[Part, int]:
+        at = bisect_right(self.firsts, slot) - 1
+        return self.parts[at], slot - self.firsts[at]
+
+    def _weighed(self, words: Sequence[str]) -> Weighed:
+        keys, times = keys_of(words)
+        frequencies = np.zeros(len(keys), np.int64)
+        for part in self.parts:
+            frequencies += part.frequencies(keys)
+        return weigh(keys, times, frequencies, self.live_count, self.live_length)
+
+    def _masked(self, allowed: Mask | None) -> list[tuple[Part, Mask | None]]:
+        if allowed is None:
+            return [(part, part.rows) for part in self.parts]
+        return [
+            (part, part.allowed(allowed[first : first + len(part.segment)]))
+            for part, first in zip(self.parts, self.firsts, strict=False)
         ]
-        return View.empty(self.collection, self.makers).changed(self.collection, stored, ())
 
-    def _vectors(self, slots: range) -> Vectors:
-        if self.dense is None:
-            return np.zeros((len(slots), 0), np.float32)
-        return self.dense.vectors(np.array(slots, np.int32))
+    def _spread(self, slots: Slots) -> list[tuple[Part, Rows, NDArray[np.int64] | slice]]:
+        """The parts that ``slots`` lie in, with their rows there and which of ``slots`` those are."""
+        if len(self.parts) == 1:
+            return [(self.parts[0], slots, slice(None))]
+        home = np.searchsorted(np.array(self.firsts), slots, side="right") - 1
+        spread: list[tuple[Part, Rows, NDArray[np.int64] | slice]] = []
+        for number in np.unique(home).tolist():
+            at = np.flatnonzero(home == number)
+            spread.append((self.parts[number], (slots[at] - self.firsts[number]).astype(np.int32), at))
+        return spread
 
-
-def indexed_text(title: str, chunk: Chunk) -> str:
-    """What both sides index of a chunk: its text under its title and headings, each said once."""
-    above = [line for line in dict.fromkeys((title, *chunk.section)) if line and not chunk.text.startswith(line)]
-    return "\n".join((*above, chunk.text))
-
-
-def _terms(entry: Entry) -> list[str]:
-    return terms(indexed_text(entry.document.title, entry.chunk))
+    def _best(self, k: int, found: Sequence[tuple[Rows, Scores]]) -> tuple[Slots, Scores]:
+        """The ``k`` best of what the parts found; of equals at the edge, those first by ``place``."""
+        if not found:
+            return np.zeros(0, np.int32), np.zeros(0, np.float32)
+        if len(found) == 1:
+            return found[0]
+        firsts = zip(found, self.firsts, strict=False)
+        slots = np.concatenate([rows + np.int32(first) for (rows, _), first in firsts])
+        scores = np.concatenate([scores for _, scores in found])
+        order = np.argsort(-scores, kind="stable")
+        if len(order) > k:
+            edge = scores[order[k - 1]]
+            if scores[order[k]] == edge:
+                better = order[scores[order] > edge]
+                equal = sorted(order[scores[order] == edge].tolist(), key=lambda at: self.place(int(slots[at])))
+                order = np.array([*better.tolist(), *equal[: k - len(better)]], np.int64)
+            order = order[:k]
+        return slots[order], scores[order]

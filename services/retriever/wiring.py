@@ -13,17 +13,15 @@ from mesh import plugins
 from mesh.app import Runtime
 from mesh.plugins import Url
 from mesh.server import Binding
-from services.retriever import bm25
 from services.retriever.embedding import Embedders, open_plugin
 from services.retriever.ingest import Ingestor
 from services.retriever.library import Library
 from services.retriever.logs import sqlite
-from services.retriever.ports import EmbedderFiles, Log
+from services.retriever.ports import EmbedderFiles, Log, VectorIndexes
 from services.retriever.replica import Replica
 from services.retriever.search import Searcher
 from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import Settings
-from services.retriever.view import Makers
 from services.retriever.workers import Workers
 from weft.errors import Reason, WeftError
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
@@ -48,8 +46,8 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         opener = partial(open_plugin, files=EmbedderFiles(options.model_cache_dir))
         embedders = Embedders(options.embedder, opener, ingesting)
         index_url = Url.parse(options.index)
-        makers = Makers(plugins.load("services.retriever.indexes", index_url).open(index_url), bm25.EMPTY)
-        replica = Replica(log, makers, applying)
+        indexes: VectorIndexes = plugins.load("services.retriever.indexes", index_url).open(index_url)
+        replica = Replica(log, indexes, applying)
         await _open_default(embedders)
         await replica.load()
         for duty in (replica.follow(), _sweeping(log)):

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from mesh.plugins import Url
-from services.retriever import bm25
 from services.retriever.chunking import chunk
 from services.retriever.embedders.none import NoEmbedder
 from services.retriever.embedding import Embedders
@@ -21,11 +20,10 @@ from services.retriever.lexicon import terms
 from services.retriever.library import Library
 from services.retriever.logs import sqlite
 from services.retriever.parsers import text as text_parser
-from services.retriever.ports import Embedder, Log
+from services.retriever.ports import Embedder, Log, VectorIndexes
 from services.retriever.replica import Replica
 from services.retriever.search import Searcher
 from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors, document_name
-from services.retriever.view import Makers
 from services.retriever.workers import Workers
 from weft.errors import Reason, error
 
@@ -70,8 +68,8 @@ def opener(openers: Mapping[str, Callable[[], Embedder]], url: str) -> Embedder:
     return openers[url]()
 
 
-def makers() -> Makers:
-    return Makers(faiss.open(Url.parse("faiss:")), bm25.EMPTY)
+def indexes() -> VectorIndexes:
+    return faiss.open(Url.parse("faiss:"))
 
 
 def cut(text: str) -> list[Chunk]:
@@ -98,7 +96,7 @@ class House:
     def __init__(self, log: Log, embedder: str, openers: Mapping[str, Callable[[], Embedder]]) -> None:
         self.log = log
         self.workers = Workers("test", 2, 200)
-        self.replica = Replica(log, makers(), self.workers)
+        self.replica = Replica(log, indexes(), self.workers)
         self.embedders = Embedders(embedder, partial(opener, openers), self.workers)
         self.library = Library(log, self.replica, self.embedders)
         self.searcher = Searcher(self.replica, self.embedders, self.workers)

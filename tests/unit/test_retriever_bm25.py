@@ -10,11 +10,33 @@ import numpy as np
 import pytest
 
 from services.retriever import bm25
-from services.retriever.bm25 import EMPTY, K1, B, Bm25Index
+from services.retriever.bm25 import K1, B, Postings, Weighed, joined, keys_of, weigh
+from services.retriever.packed import Mask, Rows
+from services.retriever.ports import Scores
 
 
-def index(*texts: str) -> Bm25Index:
-    return EMPTY.changed(added={slot: text.split() for slot, text in enumerate(texts)}, removed={})
+class Index:
+    """One segment's postings, searched as a collection of their own."""
+
+    def __init__(self, postings: Postings) -> None:
+        self.postings = postings
+
+    def weighed(self, query: list[str]) -> Weighed:
+        keys, times = keys_of(query)
+        found = self.postings.find(keys).tolist()
+        df = np.array([self.postings.frequency(at, None) if at >= 0 else 0 for at in found], np.int64)
+        lengths = self.postings.lengths
+        return weigh(keys, times, df, len(lengths), int(lengths.sum()))
+
+    def search(self, query: list[str], k: int, allowed: Mask | None = None) -> tuple[Rows, Scores]:
+        return self.postings.search(self.weighed(query), k, allowed)
+
+    def scores_of(self, query: list[str], rows: Rows) -> Scores:
+        return self.postings.scores_of(self.weighed(query), rows)
+
+
+def index(*texts: str) -> Index:
+    return Index(Postings.of([text.split() for text in texts]))
 
 
 def test_a_rare_word_counts_for_more_than_a_common_one() -> None:
@@ -30,7 +52,7 @@ def test_a_text_without_a_word_of_the_query_is_not_found() -> None:
 
 
 def test_nothing_is_found_in_an_empty_index() -> None:
-    slots, scores = EMPTY.search(["word"], 10)
+    slots, scores = index().search(["word"], 10)
     assert len(slots) == len(scores) == 0
 
 
@@ -45,23 +67,31 @@ def test_scores_follow_the_formula() -> None:
         assert built.scores_of(["b"], np.array([slot], np.int32))[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_change_leaves_the_index_it_was_made_of_as_it_was() -> None:
-    old = index("a b", "b c")
-    before = old.search(["b"], 5)
-    old.changed(added={2: ["b", "b"]}, removed={0: ["a", "b"]})
-    after = old.search(["b"], 5)
-    assert all(np.array_equal(x, y) for x, y in zip(before, after, strict=True))
+def test_joined_postings_are_those_of_the_texts_together() -> None:
+    one, other = index("a b", "x b y", "b c c"), index("c d", "a a")
+    moved = np.array([2, -1, 0], np.int32), np.array([3, 1], np.int32)
+    together = joined([(one.postings, moved[0]), (other.postings, moved[1])], 4)
+    direct = index("b c c", "a a", "a b", "c d").postings
+    for field in ("keys", "ends", "rows", "counts", "lengths"):
+        assert getattr(together, field).tolist() == getattr(direct, field).tolist(), field
 
 
-def test_the_same_texts_score_alike_however_they_got_there() -> None:
-    direct = index("a b", "b c c")
-    roundabout = EMPTY.changed(added={0: ["a", "b"], 1: ["x", "b", "y"]}, removed={})
-    roundabout = roundabout.changed(added={}, removed={1: ["x", "b", "y"]})
-    roundabout = roundabout.changed(added={1: ["b", "c", "c"]}, removed={})
-    for word in "abcxy":
-        one, other = direct.search([word], 5), roundabout.search([word], 5)
-        assert one[0].tolist() == other[0].tolist()
-        assert one[1].tolist() == pytest.approx(other[1].tolist())
+def test_postings_joined_in_small_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(5)
+    texts = [chance.choices([f"w{n}" for n in range(50)], k=20) for _ in range(60)]
+    halves = [Postings.of(texts[:30]), Postings.of(texts[30:])]
+    moved = [np.arange(30, dtype=np.int32), np.arange(30, 60, dtype=np.int32)]
+    monkeypatch.setattr(bm25, "_JOINED_AT_ONCE", 17)
+    together = joined(list(zip(halves, moved, strict=True)), 60)
+    direct = Postings.of(texts)
+    for field in ("keys", "ends", "rows", "counts", "lengths"):
+        assert getattr(together, field).tolist() == getattr(direct, field).tolist(), field
+
+
+def test_rows_that_are_not_allowed_are_not_found() -> None:
+    built = index("a b", "a", "a c")
+    rows, _ = built.search(["a"], 5, np.array([True, False, True]))
+    assert sorted(rows.tolist()) == [0, 2]
 
 
 def test_cutting_common_words_short_finds_what_counting_them_all_finds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,24 +100,20 @@ def test_cutting_common_words_short_finds_what_counting_them_all_finds(monkeypat
     vocabulary = [f"w{n}" for n in range(300)]
     weights = [1 / (n + 1) for n in range(300)]
     texts = [chance.choices(vocabulary, weights, k=chance.randint(5, 60)) for _ in range(400)]
-    built = EMPTY.changed(added=dict(enumerate(texts)), removed={})
+    built = Index(Postings.of(texts))
     everywhere = np.arange(len(texts), dtype=np.int32)
-    for _ in range(100):
+    for number in range(100):
         query = chance.choices(vocabulary, weights, k=8)
-        slots, scores = built.search(query, 10)
+        allowed = np.array([chance.random() < 0.5 for _ in texts]) if number % 2 else None
+        slots, scores = built.search(query, 10, allowed)
         every = built.scores_of(query, everywhere)
+        if allowed is not None:
+            every[~allowed] = 0
         best = np.lexsort((everywhere, -every))[: len(slots)]
-        assert scores.tolist() == pytest.approx(every[best].tolist(), rel=1e-4)
-        assert every[slots].tolist() == pytest.approx(every[best].tolist(), rel=1e-4)
+        assert slots.tolist() == best.tolist()
+        assert scores.tolist() == every[best].tolist()
 
 
 def test_ties_fall_by_slot() -> None:
     slots, _ = index(*["same words"] * 30).search(["same"], 5)
     assert slots.tolist() == [0, 1, 2, 3, 4]
-
-
-def test_share_tells_words_that_tell_nothing() -> None:
-    built = index("the cat", "the dog")
-    assert built.share("the") == 1.0
-    assert built.share("cat") == 0.5
-    assert built.share("cow") == 0.0
