@@ -18,7 +18,7 @@ import datetime
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mesh.plugins import Url
@@ -93,7 +93,12 @@ class RulePlanner:
 
     async def _rules(self, tool: ToolSpec) -> _Rules:
         known = self._compiled.get(tool.name)
-        if known is None or (known.source.patterns, known.source.hint) != (tool.patterns, tool.hint):
+        if known is not None and known.source is tool:
+            return known
+        if known is not None and (known.source.patterns, known.source.hint) == (tool.patterns, tool.hint):
+            # The list was fetched again: remember this one, or every question compares all patterns anew.
+            known = self._compiled[tool.name] = replace(known, source=tool)
+        else:
             rules: list[_Rule] = []
             for pattern in tool.patterns[:_MAX_PATTERNS]:
                 rule = _compile(tool.name, pattern)
