@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import count
@@ -89,6 +89,9 @@ class Postings:
     rows: Rows
     counts: NDArray[np.uint16]
     lengths: NDArray[np.float32]  # terms per row
+    _kept: dict[str, tuple[tuple[float, float], NDArray[np.float32]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @classmethod
     def of(cls, texts: Sequence[Sequence[str]]) -> Postings:
@@ -121,9 +124,13 @@ class Postings:
         first, last = int(self.ends[at]), int(self.ends[at + 1])
         return last - first if alive is None else int(np.count_nonzero(alive.take(self.rows[first:last])))
 
-    def search(self, query: Weighed, k: int, allowed: Mask | None) -> tuple[Rows, Scores]:
-        """The ``k`` best ``allowed`` rows that share a term with ``query``, best first, ties by row."""
-        scores, floor = self._accumulate(query, k, allowed)
+    def search(self, query: Weighed, k: int, allowed: Mask | None, also: Rows) -> tuple[Rows, Scores, Scores]:
+        """The ``k`` best ``allowed`` rows that share a term with ``query``, best first, ties by row.
+
+        Returns rows, their scores, and the scores of the rows ``also``, 0 where they share no term.
+        """
+        scores, floor = self._accumulate(query, k, allowed, also)
+        asked = scores[also]
         if allowed is not None:
             scores *= allowed
         best = np.flatnonzero(scores >= floor if floor else scores)
@@ -132,12 +139,12 @@ class Postings:
             best = best[scores[best] >= _kth_best(scores[best], k)]
         found = scores[best]
         order = np.argsort(-found, kind="stable")[:k]
-        return best[order].astype(np.int32), found[order]
+        return best[order].astype(np.int32), found[order], asked
 
     def scores_of(self, query: Weighed, rows: Rows) -> Scores:
         """The scores of given rows, 0 where they share no term with ``query``."""
         scores = np.zeros(len(rows), np.float32)
-        lengths = self.lengths[rows]
+        norms = self._norms(query)[rows]
         for ceiling, at in zip(query.ceilings, self.find(query.keys).tolist(), strict=True):
             if at < 0:
                 continue
@@ -146,12 +153,13 @@ class Postings:
             place[place == len(holders)] = 0
             hit = np.flatnonzero(holders[place] == rows)
             if len(hit):
-                scores[hit] += _part(query, ceiling, counts[place[hit]], lengths[hit])
+                scores[hit] += _part(ceiling, counts[place[hit]], norms[hit])
         return scores
 
-    def _accumulate(self, query: Weighed, k: int, allowed: Mask | None) -> tuple[Scores, float]:
-        """Scores by row, and a floor that the best ``k`` reach; below it, sums may be cut short."""
+    def _accumulate(self, query: Weighed, k: int, allowed: Mask | None, also: Rows) -> tuple[Scores, float]:
+        """Scores by row, and a floor that the best ``k`` reach; below it, sums may be cut short, but for ``also``."""
         scores, floor = np.zeros(len(self.lengths), np.float32), 0.0
+        norms = self._norms(query)
         parts = [
             (ceiling, *self._at(at))
             for ceiling, at in zip(query.ceilings, self.find(query.keys).tolist(), strict=True)
@@ -166,30 +174,39 @@ class Postings:
                 rest = sum(part[0] for part in parts[number:])
                 if len(rare) >= k and rest < (bound := _kth_best(scores[rare], k)):
                     floor = bound
-                    able = np.flatnonzero(scores >= floor - rest * _ROUNDING).astype(np.int32)
+                    wanted = scores >= floor - rest * _ROUNDING
+                    wanted[also] = True
+                    able = np.flatnonzero(wanted).astype(np.int32)
                     for common, holders, often in parts[number:]:
                         place = holders.searchsorted(able)
                         place[place == len(holders)] = 0
                         hit = holders[place] == able
                         at = able[hit]
-                        scores[at] += _part(query, common, often[place[hit]], self.lengths.take(at))
+                        scores[at] += _part(common, often[place[hit]], norms.take(at))
                     break
-            scores[rows] += _part(query, ceiling, counts, self.lengths.take(rows))
+            scores[rows] += _part(ceiling, counts, norms.take(rows))
         return scores, floor
+
+    def _norms(self, query: Weighed) -> NDArray[np.float32]:
+        """What each row's length adds to the denominator: made once for each state of the collection."""
+        kept = self._kept.get("norms")
+        if kept is None or kept[0] != (query.base, query.slope):
+            norms = self.lengths * np.float32(query.slope)
+            norms += np.float32(query.base)
+            kept = self._kept["norms"] = ((query.base, query.slope), norms)
+        return kept[1]
 
     def _at(self, at: int) -> tuple[Rows, NDArray[np.uint16]]:
         first, last = int(self.ends[at]), int(self.ends[at + 1])
         return self.rows[first:last], self.counts[first:last]
 
 
-def _part(query: Weighed, ceiling: float, counts: NDArray[np.uint16], lengths: NDArray[np.float32]) -> Scores:
-    """What one term gives to the rows that hold it so often. ``lengths`` is spent."""
-    lengths *= np.float32(query.slope)
-    lengths += np.float32(query.base)
+def _part(ceiling: float, counts: NDArray[np.uint16], norms: NDArray[np.float32]) -> Scores:
+    """What one term gives to the rows that hold it so often. ``norms`` is spent."""
     tf: Scores = counts.astype(np.float32)
-    lengths += tf
+    norms += tf
     tf *= np.float32(ceiling)
-    tf /= lengths
+    tf /= norms
     return tf
 
 

@@ -24,7 +24,7 @@ from services.retriever.fusion import candidate_count, fuse
 from services.retriever.lexicon import spans, terms
 from services.retriever.ports import Embedder, Scores, Slots
 from services.retriever.replica import Replica
-from services.retriever.types import CollectionKey, Found, Hit, Lack, Query, Vectors
+from services.retriever.types import CollectionKey, Found, Hit, Lack, Query
 from services.retriever.view import View
 from services.retriever.workers import Workers
 from weft.errors import Reason, WeftError, error
@@ -77,13 +77,19 @@ def find(view: View, query: Query, embedder: Embedder | None) -> tuple[Hit, ...]
     words = terms(query.text)
     count = candidate_count(query.top_k * (_OVER_FETCH if query.max_per_document else 1))
     allowed = None if query.filter is None else view.matching(query.filter, query.filter.matches)
-    slots, bm25 = view.search_words(words, count, allowed)
-    fused, cosines = bm25, None
+    cosines: Scores | None = None
     if embedder is not None and view.collection.dimension:
         vector = embedder.embed_query(query.text)
-        near = view.search_dense(vector, count, allowed)
-        slots, cosines, bm25 = _on_both(view, words, vector, near, (slots, bm25))
+        near, cosines = view.search_dense(vector, count, allowed)
+        slots, bm25 = view.search_words(words, count, allowed, also=near)
+        cosines = np.concatenate((cosines, view.cosines_of(vector, slots[len(near) :])))
+        # Fusing sums over the candidates: in an order that doesn't depend on their slots, it rounds alike everywhere.
+        order = np.lexsort((bm25, cosines))
+        slots, cosines, bm25 = slots[order], cosines[order], bm25[order]
         fused = fuse(cosines, bm25, embedder.knowledge(query.text))
+    else:
+        slots, bm25 = view.search_words(words, count, allowed)
+        fused = bm25
     chosen = _chosen(view, query, slots, fused)
     if not query.explain:
         return tuple(Hit(*view.entry(slot), float(fused[at]), {}, ()) for at, slot in chosen)
@@ -92,23 +98,6 @@ def find(view: View, query: Query, embedder: Embedder | None) -> tuple[Hit, ...]
         Hit(*view.entry(slot), float(fused[at]), _parts(at, cosines, bm25), _highlights(view, slot, wanted))
         for at, slot in chosen
     )
-
-
-def _on_both(
-    view: View, words: list[str], vector: Vectors, near: tuple[Slots, Scores], worded: tuple[Slots, Scores]
-) -> tuple[Slots, Scores, Scores]:
-    """All candidates with their scores on both sides; each side scores only what it did not find itself."""
-    slots = np.union1d(near[0], worded[0]).astype(np.int32)
-    cosines, bm25 = np.empty(len(slots), np.float32), np.empty(len(slots), np.float32)
-    for scores, (found, known), other in ((cosines, near, worded[0]), (bm25, worded, near[0])):
-        scores[slots.searchsorted(found)] = known
-        rest = np.setdiff1d(other, found)
-        if len(rest):
-            scored = view.cosines_of(vector, rest) if scores is cosines else view.scores_of(words, rest)
-            scores[slots.searchsorted(rest)] = scored
-    # Fusing sums over the candidates: in an order that doesn't depend on their slots, it rounds alike everywhere.
-    order = np.lexsort((bm25, cosines))
-    return slots[order], cosines[order], bm25[order]
 
 
 def _chosen(view: View, query: Query, slots: Slots, scores: Scores) -> list[tuple[int, int]]:

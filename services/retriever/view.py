@@ -19,7 +19,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from services.retriever.segment import Entry, Segment, build, name_keys
 from services.retriever.types import Collection, Document, Vectors
 
 __all__ = ["Entry", "Part", "Version", "View"]
+NO_SLOTS: Final[Slots] = np.zeros(0, np.int32)
 
 
 class Version(NamedTuple):
@@ -139,10 +140,28 @@ class View:
 
     # -- searching --------------------------------------------------------------------------------------
 
-    def search_words(self, words: Sequence[str], k: int, allowed: Mask | None = None) -> tuple[Slots, Scores]:
-        """The ``k`` best slots by BM25 that share a term with ``words``, best first. ``allowed``: a mask of slots."""
+    def search_words(
+        self, words: Sequence[str], k: int, allowed: Mask | None = None, also: Slots = NO_SLOTS
+    ) -> tuple[Slots, Scores]:
+        """The ``k`` best slots by BM25 that share a term with ``words``, best first. ``allowed``: a mask of slots.
+
+        Slots ``also`` come before them, in their order, whatever their scores: it costs little to score them on the
+        way. No slot comes twice.
+        """
         query = self._weighed(words)
-        return self._best(k, [part.segment.words.search(query, k, mask) for part, mask in self._masked(allowed)])
+        asked = np.zeros(len(also), np.float32)
+        found: list[tuple[Rows, Scores]] = []
+        homes = self._spread(also) if len(also) else {}
+        for number, (part, mask) in enumerate(self._masked(allowed)):
+            rows, at = homes.get(number, (NO_SLOTS, NO_SLOTS))
+            best, scores, asked[at] = part.segment.words.search(query, k, mask, rows)
+            found.append((best, scores))
+        slots, scores = self._best(k, found)
+        if not len(also):
+            return slots, scores
+        known = set(also.tolist())
+        new = [at for at, slot in enumerate(slots.tolist()) if slot not in known]
+        return np.concatenate((also, slots[new])), np.concatenate((asked, scores[new]))
 
     def search_dense(self, vector: Vectors, k: int, allowed: Mask | None = None) -> tuple[Slots, Scores]:
         """The ``k`` slots nearest to the one row of ``vector``, best first, with their cosines."""
@@ -157,8 +176,8 @@ class View:
         """BM25 of given slots, 0 where they share no term with ``words``."""
         query = self._weighed(words)
         scores = np.zeros(len(slots), np.float32)
-        for part, rows, at in self._spread(slots):
-            scores[at] = part.segment.words.scores_of(query, rows)
+        for number, (rows, at) in self._spread(slots).items():
+            scores[at] = self.parts[number].segment.words.scores_of(query, rows)
         return scores
 
     def cosines_of(self, vector: Vectors, slots: Slots) -> Scores:
@@ -168,9 +187,10 @@ class View:
     def vectors(self, slots: Slots) -> Vectors:
         """The vectors at ``slots``, a row each; without embedder they have no column."""
         rows_found = np.zeros((len(slots), self.collection.dimension), np.float32)
-        for part, rows, at in self._spread(slots):
-            if part.segment.dense is not None:
-                rows_found[at] = part.segment.dense.vectors(rows)
+        for number, (rows, at) in self._spread(slots).items():
+            dense = self.parts[number].segment.dense
+            if dense is not None:
+                rows_found[at] = dense.vectors(rows)
         return rows_found
 
     def matching(self, key: Hashable, predicate: Callable[[Document], bool]) -> Mask:
@@ -215,15 +235,15 @@ class View:
             for part, first in zip(self.parts, self.firsts, strict=False)
         ]
 
-    def _spread(self, slots: Slots) -> list[tuple[Part, Rows, NDArray[np.int64] | slice]]:
-        """The parts that ``slots`` lie in, with their rows there and which of ``slots`` those are."""
+    def _spread(self, slots: Slots) -> dict[int, tuple[Rows, NDArray[np.integer] | slice]]:
+        """By number of the part that some of ``slots`` lie in: their rows there, and which of ``slots`` they are."""
         if len(self.parts) == 1:
-            return [(self.parts[0], slots, slice(None))]
+            return {0: (slots, slice(None))}
         home = np.searchsorted(np.array(self.firsts), slots, side="right") - 1
-        spread: list[tuple[Part, Rows, NDArray[np.int64] | slice]] = []
-        for number in np.unique(home).tolist():
+        spread: dict[int, tuple[Rows, NDArray[np.integer] | slice]] = {}
+        for number in set(home.tolist()):
             at = np.flatnonzero(home == number)
-            spread.append((self.parts[number], (slots[at] - self.firsts[number]).astype(np.int32), at))
+            spread[number] = ((slots[at] - self.firsts[number]).astype(np.int32), at)
         return spread
 
     def _best(self, k: int, found: Sequence[tuple[Rows, Scores]]) -> tuple[Slots, Scores]:

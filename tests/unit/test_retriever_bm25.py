@@ -29,7 +29,7 @@ class Index:
         return weigh(keys, times, df, len(lengths), int(lengths.sum()))
 
     def search(self, query: list[str], k: int, allowed: Mask | None = None) -> tuple[Rows, Scores]:
-        return self.postings.search(self.weighed(query), k, allowed)
+        return self.postings.search(self.weighed(query), k, allowed, np.zeros(0, np.int32))[:2]
 
     def scores_of(self, query: list[str], rows: Rows) -> Scores:
         return self.postings.scores_of(self.weighed(query), rows)
@@ -107,6 +107,8 @@ def test_cutting_common_words_short_finds_what_counting_them_all_finds(monkeypat
         allowed = np.array([chance.random() < 0.5 for _ in texts]) if number % 2 else None
         slots, scores = built.search(query, 10, allowed)
         every = built.scores_of(query, everywhere)
+        also = np.array(chance.sample(range(len(texts)), 9), np.int32)
+        assert built.postings.search(built.weighed(query), 10, allowed, also)[2].tolist() == every[also].tolist()
         if allowed is not None:
             every[~allowed] = 0
         best = np.lexsort((everywhere, -every))[: len(slots)]
