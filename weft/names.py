@@ -55,3 +55,7 @@ REPLAYED: Final = "weft.replayed"
 CACHED: Final = "weft.cached"
 ERROR_REASON: Final = "weft.error.reason"
 DEADLINE_MS: Final = "weft.deadline_ms"
+JOB: Final = "weft.job"  # "jobs/{id}"
+JOB_ATTEMPT: Final = "weft.job.attempt"  # from 1
+METRIC_JOBS_WAITING: Final = "weft_jobs_waiting"  # the backlog, by kind
+METRIC_JOBS_RUNNING: Final = "weft_jobs_running"  # by kind
