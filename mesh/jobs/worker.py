@@ -59,7 +59,7 @@ class Running:
     def __init__(self, claim: Claim) -> None:
         self.job, self.lease = claim.job, claim.lease
         self.latest = claim.job.progress
-        self._safe_until_s = 0.0
+        self.safe_until_s = 0.0  # on the monotonic clock
         self.told: JobProgress | None = self.latest  # what the queue knows of
         self.why = ""  # set before the handler is cancelled
 
@@ -78,12 +78,12 @@ class Running:
         Raises:
             LeaseLost: the lease may have run out.
         """
-        if time.monotonic() >= self._safe_until_s:
+        if time.monotonic() >= self.safe_until_s:
             raise LeaseLost(self.lease)
 
     def renewed(self, asked_s: float) -> None:
         """The lease was prolonged by a call that began at ``asked_s`` of the monotonic clock."""
-        self._safe_until_s = asked_s + self.lease.duration_s
+        self.safe_until_s = asked_s + self.lease.duration_s
 
 
 class Worker:
@@ -230,7 +230,7 @@ class Worker:
         """Renew the lease until cancelled; stop ``work`` when the lease is lost or the job was cancelled."""
         lease, seen = running.lease, 0
         interval_s = lease.duration_s / 3
-        due_s = time.monotonic() + interval_s
+        due_s = running.safe_until_s - 2 * interval_s
         while True:
             seen = await self._jobs.changed(seen, 0.0)
             try:

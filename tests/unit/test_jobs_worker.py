@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -140,26 +140,35 @@ async def test_a_cancelled_job_stops_soon_and_is_cancelled(queue: SqliteJobs) ->
     assert stopped.is_set()
 
 
-async def test_a_process_that_was_paused_too_long_is_stopped_and_its_check_refuses(queue: SqliteJobs) -> None:
+async def test_a_process_that_was_paused_too_long_is_stopped_and_its_check_refuses(
+    queue: SqliteJobs, tmp_path: Path
+) -> None:
     stopped, refused = asyncio.Event(), False
+
+    async def claim_elsewhere() -> None:
+        another = await sqlite.open(tmp_path / "jobs.db", LIMITS)
+        await asyncio.sleep(LIMITS.lease_s + 0.1)
+        assert await another.claim(("work",), "another") is not None
+        await another.close()
 
     async def handler(running: Running) -> bytes:
         nonlocal refused
         if running.job.attempts > 1:
             return b"second"
-        time.sleep(LIMITS.lease_s + 0.1)  # noqa: ASYNC251 - the whole process stands still
+        pause = threading.Thread(target=asyncio.run, args=(claim_elsewhere(),))
+        pause.start()
+        pause.join()  # the whole process stands still, and its loop with it
         try:
             running.check()
         except LeaseLost:
             refused = True
-        assert await queue.claim(("work",), "another") is not None
         try:
             await asyncio.sleep(60)
         finally:
             stopped.set()
         return b"first"
 
-    async with working(queue, {"work": handler}, slots=1):  # which is taken, so it is another who claims
+    async with working(queue, {"work": handler}):
         name = await submit(queue)
         job = await ended(queue, name)  # ``another`` never renews: the lease runs out once more
     assert (job.result, job.attempts) == (b"second", 3)
