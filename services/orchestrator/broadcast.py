@@ -17,7 +17,7 @@ class Broadcast:
     """Publishes a turn's events to any number of readers."""
 
     def __init__(self, deserted: Callable[[], None]) -> None:
-        self._deserted = deserted
+        self._deserted: Callable[[], None] | None = deserted
         self._events: list[Entry] = []  # by sequence, from 0 without gaps
         self._closed: BaseException | None = None
         self._open = True
@@ -34,6 +34,7 @@ class Broadcast:
         if self._open:
             self._open = False
             self._closed = error
+            self._deserted = None  # its owner holds us
             self._wake()
 
     async def read(self, after_sequence: int) -> AsyncGenerator[Entry, None]:
@@ -54,7 +55,7 @@ class Broadcast:
                 await waker
         finally:
             self._readers -= 1
-            if self._readers == 0 and self._open:
+            if self._readers == 0 and self._deserted is not None:
                 self._deserted()
 
     def _wake(self) -> None:

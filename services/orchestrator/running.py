@@ -121,6 +121,10 @@ class Works:
                     outbox.close()
         except (Exception, asyncio.CancelledError) as exc:
             cause = await self._settle(running, _cause_of(exc), ledger.deadline)
+            if isinstance(exc, asyncio.CancelledError):
+                # TaskGroup's frame (before 3.13) holds the exception that holds the frame, and with it all of the
+                # turn: 30 KB that wait for the garbage collector, who seldom comes.
+                exc.__traceback__ = None
         finally:
             if self._running.get((request.tenant, request.session)) is running:
                 del self._running[request.tenant, request.session]
