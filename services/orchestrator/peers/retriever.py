@@ -5,6 +5,7 @@ from __future__ import annotations
 from grpc import aio
 
 from services.orchestrator import wire
+from services.orchestrator.peers.leaving import result
 from services.orchestrator.types import Found, SearchQuery
 from weft.errors import from_rpc_error
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
@@ -27,7 +28,7 @@ class RetrieverPeer:
             allow_cached=query.allow_cached,
         )
         try:
-            response = await self._stub.Search(request)
+            response = await result(self._stub.Search(request))
         except aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
         return Found(

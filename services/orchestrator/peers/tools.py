@@ -9,6 +9,7 @@ from typing import Any, Final
 from grpc import aio
 
 from services.orchestrator import wire
+from services.orchestrator.peers.leaving import result
 from services.orchestrator.types import ArgumentExtractor, ExtractorKind, ToolAnswer, ToolPattern, ToolSpec
 from weft.errors import from_rpc_error
 from weft.tools.v1 import tools_pb2, tools_pb2_grpc
@@ -58,7 +59,7 @@ class ToolsPeer:
             today=today.isoformat() if today else "",
         )
         try:
-            response = await self._stub.CallTool(request)
+            response = await result(self._stub.CallTool(request))
         except aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
         return ToolAnswer(wire.from_struct(response.result), response.text, response.duration.ToNanoseconds() / 1e9)
