@@ -1,8 +1,9 @@
 """Spans to OTLP messages, at a quarter of the stock encoder's cost.
 
 Most attributes of a service's spans repeat (method names, codes, tenants), so their messages are made
-once and kept, within a bound. Spans are encoded a few dozen at a time with a real pause in between:
-encoding holds the interpreter's lock, and the event loop wants it.
+once and kept, within a bound; what is each span's own (session, request id) would only push those out. Spans
+are encoded a few dozen at a time with a real pause in between: encoding holds the interpreter's lock, and
+the event loop wants it.
 
 ``tests/unit/test_telemetry_otlp.py`` compares the result with the stock encoder's, span by span.
 """
@@ -22,8 +23,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status as StatusMessage
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
+from weft import names
+
 _MAX_KEPT: Final = 2_048
 _MAX_KEPT_CHARS: Final = 64
+_NEVER_KEPT: Final = frozenset({names.SESSION, names.REQUEST_ID, names.GENAI_TOOL_CALL_ID})
 _SLICE_SPANS: Final = 64
 _PAUSE_S: Final = 0.000_2
 _HAS_IS_REMOTE: Final = 0x100  # of Span.flags: the next bit is meaningful
@@ -121,14 +125,14 @@ class SpanEncoder:
 
     def _pair(self, key: str, value: Any) -> KeyValue:
         kind = type(value)
-        if kind is not bool and (kind is not str or len(value) > _MAX_KEPT_CHARS):
+        if key in _NEVER_KEPT or (kind is not bool and (kind is not str or len(value) > _MAX_KEPT_CHARS)):
             return KeyValue(key=key, value=_any_value(value))  # numbers seldom repeat
-        name = (key, kind, value)
-        pair = self._kept.get(name)
+        known = (key, kind, value)
+        pair = self._kept.get(known)
         if pair is None:
             if len(self._kept) >= _MAX_KEPT:
                 self._kept.clear()
-            pair = self._kept[name] = KeyValue(key=key, value=_any_value(value))
+            pair = self._kept[known] = KeyValue(key=key, value=_any_value(value))
         return pair
 
 
