@@ -1,10 +1,11 @@
 """A replica: the state that searches read, kept up with the log.
 
-    read everything -> State -> (poll the log -> read what changed -> next State, swapped in)*
+    read everything -> State -> (wait for the log -> read what changed -> next State, swapped in)*
 
 A ``State`` is immutable: which sequence it has seen, and a ``View`` of each collection. The next one is
 made beside the searches, on a thread of its own, and swapped in whole; no search ever waits for a change,
-and one that began before it goes on reading what it began with.
+and one that began before it goes on reading what it began with. ``exchange`` is the one way to a next state, for
+the log's changes as for segments joined meanwhile (``merging``), so that none is lost to another.
 
 The log tells when somebody committed and is read in pages, so that a long one never lies in memory whole.
 Changes that arrive while others are being applied go in together, next. Where applying grows long, the
@@ -22,7 +23,7 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -49,19 +50,26 @@ class State:
     sequence: int = 0
     views: Mapping[CollectionKey, View] = field(default_factory=dict)
 
+    def with_view(self, view: View) -> State:
+        """The same, with another view of a collection."""
+        return State(self.sequence, {**self.views, view.collection.key: view})
+
 
 class Replica:
     """Holds the current ``State``; see the module.
 
     Attributes:
         state: what searches read. Take it once per search.
+        indexes: makes the vector indexes of its segments.
     """
 
     def __init__(self, log: Log, indexes: VectorIndexes, workers: Workers) -> None:
         self.state = State()
-        self._log, self._indexes, self._workers = log, indexes, workers
+        self.indexes = indexes
+        self._log, self._workers = log, workers
         self._urgent = asyncio.Event()
         self._moved = asyncio.Condition()
+        self._changing = asyncio.Lock()  # one next state at a time
         self._waiting = 0
 
     @property
@@ -132,6 +140,21 @@ class Replica:
                 reached=self.state.sequence,
             ) from None
 
+    async def exchange(self, change: Callable[[State], State]) -> None:
+        """Make the next state of this one, on a thread, and swap it in. Others who change it wait, searches don't."""
+        async with self._changing:
+            state = await self._workers.run(change, self.state)
+            async with self._moved:
+                self.state = state
+                self._moved.notify_all()
+
+    async def wait_moved(self, state: State, timeout_s: float | None) -> bool:
+        """Wait until another state than this is there, or so long; returns whether one is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self._moved:
+                await self._moved.wait_for(lambda: self.state is not state)
+        return self.state is not state
+
     async def _until(self, sequence: int, timeout_s: float) -> None:
         if self.state.sequence >= sequence:
             return
@@ -146,10 +169,7 @@ class Replica:
     async def _apply_page(self) -> bool:
         changes = await self._log.read(self.state.sequence)
         if changes.sequence > self.state.sequence:
-            state = await self._workers.run(next_state, self.state, changes, self._indexes)
-            async with self._moved:
-                self.state = state
-                self._moved.notify_all()
+            await self.exchange(lambda state: next_state(state, changes, self.indexes))
         return changes.more
 
     async def _rest(self, worked_s: float) -> None:
@@ -169,6 +189,8 @@ async def _signal(event: asyncio.Event, timeout_s: float) -> None:
 
 def next_state(state: State, changes: Changes, indexes: VectorIndexes) -> State:
     """The state after ``changes``. Pure; it shares with ``state`` what they do not touch."""
+    if changes.sequence <= state.sequence:  # somebody else has read them, too, and was faster
+        return state
     put: defaultdict[int, list[StoredDocument]] = defaultdict(list)
     gone: defaultdict[int, list[str]] = defaultdict(list)
     for stored in changes.documents:

@@ -2,8 +2,8 @@
 
 A ``View`` never changes. ``changed`` makes the next one: what was put becomes a small segment of its own, what
 went or was replaced is marked in the segment where it lies. Nothing else is touched, so a change costs what it
-brings and not what is there, and searches go on reading the view they began with. ``merging`` joins small
-segments later.
+brings and not what is there, and searches go on reading the view they began with. A few of the smallest segments
+are joined on the way; ``merging`` joins the others later.
 
 To a search the segments are one row of *slots*: a segment's rows follow those of the segments before it. Slots
 mean something in this view alone. ``version`` is what caches key on: it is another one after every change of the
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -26,12 +26,14 @@ from numpy.typing import NDArray
 
 from services.retriever.bm25 import Weighed, keys_of, term_key, weigh
 from services.retriever.cosines import cosines
+from services.retriever.joining import tidied
 from services.retriever.packed import Mask, Rows
+from services.retriever.part import Part
 from services.retriever.ports import Scores, Slots, StoredDocument, VectorIndexes
-from services.retriever.segment import Entry, Segment, build, name_keys
+from services.retriever.segment import Entry, build, name_keys
 from services.retriever.types import Collection, Document, Vectors
 
-__all__ = ["Entry", "Part", "Version", "View"]
+__all__ = ["Entry", "Version", "View"]
 NO_SLOTS: Final[Slots] = np.zeros(0, np.int32)
 
 
@@ -40,56 +42,6 @@ class Version(NamedTuple):
 
     collection_id: int
     number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A segment in a view, with those of its documents that still stand."""
-
-    segment: Segment
-    documents: Mask | None  # None: all stand
-    rows: Mask | None
-    live_count: int  # rows that stand
-    live_length: int  # terms in them
-    _frequencies: dict[int, int] = field(default_factory=dict, compare=False, repr=False)
-
-    @classmethod
-    def of(cls, segment: Segment, documents: Mask | None = None) -> Part:
-        """A segment whose ``documents`` stand; None: all."""
-        lengths = segment.words.lengths
-        if documents is None or documents.all():
-            return cls(segment, None, None, len(segment), int(lengths.sum(dtype=np.float64)))
-        rows = segment.rows_of(documents)
-        return cls(segment, documents, rows, int(rows.sum()), int(lengths[rows].sum(dtype=np.float64)))
-
-    def without(self, numbers: Sequence[int]) -> Part:
-        """This part without some documents."""
-        standing = np.ones(len(self.segment.documents), np.bool_) if self.documents is None else self.documents
-        if not standing[numbers].any():
-            return self
-        standing = standing.copy()
-        standing[numbers] = False
-        return Part.of(self.segment, standing)
-
-    def allowed(self, chosen: Mask | None) -> Mask | None:
-        """Rows that stand and are ``chosen``; None: all."""
-        if chosen is None or self.rows is None:
-            return self.rows if chosen is None else chosen
-        return self.rows & chosen
-
-    def frequencies(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """In how many rows that stand each term is."""
-        return np.array([self._frequency(at) for at in self.segment.words.find(keys).tolist()], np.int64)
-
-    def _frequency(self, at: int) -> int:
-        if at < 0:
-            return 0
-        if self.rows is None:
-            return self.segment.words.frequency(at, None)
-        known = self._frequencies.get(at)
-        if known is None:
-            known = self._frequencies[at] = self.segment.words.frequency(at, self.rows)
-        return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +75,7 @@ class View:
         parts = [self._without(part, names, keys) for part in self.parts] if names else list(self.parts)
         segment = build(put, self.indexes, self.collection.dimension)
         if segment is not None:
-            parts.append(Part.of(segment))
+            parts = tidied([*parts, Part.of(segment)], self.indexes)
         version = Version(collection.id, self.version.number + 1)
         return replace(self, collection=collection, version=version).with_parts(parts)
 

@@ -17,6 +17,7 @@ from services.retriever.embedding import Embedders, open_plugin
 from services.retriever.ingest import Ingestor
 from services.retriever.library import Library
 from services.retriever.logs import sqlite
+from services.retriever.merging import Merger
 from services.retriever.ports import EmbedderFiles, Log, VectorIndexes
 from services.retriever.replica import Replica
 from services.retriever.search import Searcher
@@ -43,6 +44,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         searching = _workers(stack, "search", search_threads)
         ingesting = _workers(stack, "ingest", ingest_threads)
         applying = _workers(stack, "apply", 1)
+        merging = _workers(stack, "merge", 1)
         opener = partial(open_plugin, files=EmbedderFiles(options.model_cache_dir))
         embedders = Embedders(options.embedder, opener, ingesting)
         index_url = Url.parse(options.index)
@@ -50,7 +52,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         replica = Replica(log, indexes, applying)
         await _open_default(embedders)
         await replica.load()
-        for duty in (replica.follow(), _sweeping(log)):
+        for duty in (replica.follow(), Merger(replica, merging).run(), _sweeping(log)):
             stack.push_async_callback(_cancelled, _own(asyncio.create_task(duty), runtime))
         servicer = RetrieverServicer(
             Library(log, replica, embedders),

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.retriever.joining import join
+from services.retriever.merging import Job, with_joined
 from services.retriever.ports import StoredDocument
+from services.retriever.replica import State
 from services.retriever.search import find
 from services.retriever.types import Chunk, Collection, Document, Query
 from services.retriever.view import View
@@ -49,18 +52,27 @@ changes = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(changes, st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join))
+@given(
+    changes, st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join), st.randoms(use_true_random=False)
+)
 def test_after_any_changes_a_view_answers_as_one_built_anew(
-    steps: list[tuple[dict[str, list[str]], list[str]]], query: str
+    steps: list[tuple[dict[str, list[str]], list[str]]], query: str, joins: random.Random
 ) -> None:
     view, kept = View.empty(COLLECTION, indexes()), dict[str, StoredDocument]()
+    job, joined = None, None
     for put, gone in steps:
+        if joins.random() < 0.4 and view.parts:  # a join begins, and is done some changes later
+            job = Job(KEY, 1, tuple(joins.sample(view.parts, joins.randint(1, len(view.parts)))))
+            joined = join(job.parts, indexes(), settled=True)
         documents = [stored(name, *pieces) for name, pieces in put.items()]
         removed = [name for name in gone if name not in put]
         view = view.changed(COLLECTION, documents, removed)
         for name in removed:
             kept.pop(name, None)
         kept.update({one.document.name: one for one in documents})
+        if job and joined and joins.random() < 0.6:
+            view = with_joined(State(1, {KEY: view}), job, joined).views[KEY]
+            job = None
     anew = view_of(*kept.values())
     assert view.live_count == anew.live_count
     assert answers(view, query) == answers(anew, query)  # to the last bit
