@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -29,7 +28,7 @@ from typing import Final
 import numpy as np
 
 from services.retriever import reading
-from services.retriever.chunking import chunk
+from services.retriever.parsing import Parsers
 from services.retriever.ports import Embedder, Log
 from services.retriever.replica import Replica
 from services.retriever.segment import indexed_text
@@ -47,7 +46,6 @@ from services.retriever.types import (
 from services.retriever.workers import Workers
 from weft.errors import Reason, WeftError, error
 
-_log = logging.getLogger(__name__)
 GROUP_CHUNKS: Final = 32  # embedded and staged together: a transaction of well under 10 ms
 _AHEAD: Final = 1
 MAX_STREAMS: Final = 4  # under way at once; each may hold a few documents in memory
@@ -85,8 +83,8 @@ class _Prepared:
 class Ingestor:
     """Runs ingest streams."""
 
-    def __init__(self, log: Log, replica: Replica, workers: Workers) -> None:
-        self._log, self._replica, self._workers = log, replica, workers
+    def __init__(self, log: Log, replica: Replica, workers: Workers, parsers: Parsers) -> None:
+        self._log, self._replica, self._workers, self._parsers = log, replica, workers, parsers
         self._slots = asyncio.Semaphore(MAX_STREAMS)
         self._waiting = 0
 
@@ -107,7 +105,8 @@ class Ingestor:
         finally:
             self._waiting -= 1
         try:
-            return await _Stream(self._log, self._replica, self._workers, collection, embedder).run(documents, report)
+            stream = _Stream(self._log, self._replica, self._workers, self._parsers, collection, embedder)
+            return await stream.run(documents, report)
         finally:
             self._slots.release()
 
@@ -116,9 +115,15 @@ class _Stream:
     """One ingest under way."""
 
     def __init__(
-        self, log: Log, replica: Replica, workers: Workers, collection: Collection, embedder: Embedder
+        self,
+        log: Log,
+        replica: Replica,
+        workers: Workers,
+        parsers: Parsers,
+        collection: Collection,
+        embedder: Embedder,
     ) -> None:
-        self._log, self._replica, self._workers = log, replica, workers
+        self._log, self._replica, self._workers, self._parsers = log, replica, workers, parsers
         self._collection, self._embedder = collection, embedder
         self._sequence = collection.sequence
         self._under_way: dict[str, asyncio.Event] = {}  # by document name, set when it is published
@@ -170,7 +175,7 @@ class _Stream:
         try:
             if incoming.refused is not None:
                 raise incoming.refused
-            kind = reading.mime_type(incoming.source, incoming.mime_type)
+            kind = reading.mime_type(incoming.source, incoming.mime_type, incoming.data)
             sha256 = await self._workers.run(_sha256, incoming.data)
             document = Document(
                 name, incoming.source, incoming.title, kind, sha256, len(incoming.data), metadata=incoming.metadata
@@ -178,7 +183,8 @@ class _Stream:
             there = await self._log.get_document(self._collection, name)
             if there is not None and there.same_content(document):
                 return _Prepared(incoming, name, unchanged=there)
-            title, chunks = await self._workers.run(_cut, incoming.data, kind)
+            charset = reading.charset(incoming.mime_type)
+            title, chunks = await self._parsers.parse(incoming.data, kind, charset)
             incoming = replace(incoming, data=b"")  # let go of before it waits for its turn
             return await self._embed(incoming, replace(document, title=document.title or title), chunks)
         except WeftError as err:
@@ -225,17 +231,3 @@ class _Stream:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _cut(data: bytes, kind: str) -> tuple[str, list[Chunk]]:
-    try:
-        parsed = reading.read(data, kind)
-    except (RecursionError, MemoryError, ValueError, IndexError) as exc:  # a parser's own trouble with this text
-        _log.exception("a parser failed on a document of type %s", kind)
-        raise error(
-            Reason.DOCUMENT_UNREADABLE,
-            f"the document could not be parsed as {kind}: {type(exc).__name__}; simplify it, or send it as text/plain",
-            mime_type=kind,
-            problem=type(exc).__name__,
-        ) from exc
-    return parsed.title, chunk(parsed)

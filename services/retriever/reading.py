@@ -9,16 +9,19 @@ from __future__ import annotations
 import importlib
 import mimetypes
 from collections.abc import Mapping
+from email.message import Message
 from typing import Final
 
-from services.retriever.types import Parsed
+from services.retriever.chunking import chunk
+from services.retriever.limits import Limits
+from services.retriever.types import Chunk, Parsed
 from weft.errors import Reason, error
 
 PARSERS: Final[Mapping[str, str]] = {"text/plain": "text", "text/markdown": "markdown"}
 _OWN_ENDINGS: Final[Mapping[str, str]] = {"md": "text/markdown", "markdown": "text/markdown", "mdx": "text/markdown"}
 
 
-def mime_type(source: str, declared: str) -> str:
+def mime_type(source: str, declared: str, data: bytes = b"") -> str:
     """The MIME type of a document: as declared, else told from its source's ending.
 
     A source without an ending counts as plain text, and so does any other kind of text/.
@@ -55,6 +58,25 @@ def read(data: bytes, kind: str) -> Parsed:
             size_bytes=len(data),
         )
     return parsed
+
+
+def cut(data: bytes, kind: str, charset: str, limits: Limits) -> tuple[str, list[Chunk]]:
+    """The title and the chunks of a document; what a reading process does (``parsing``).
+
+    Raises:
+        WeftError: as ``read``, and DOCUMENT_TOO_LARGE.
+    """
+    parsed = read(data, kind)
+    chunks = chunk(parsed)
+    limits.check_chunks(len(chunks))
+    return parsed.title, chunks
+
+
+def charset(declared: str) -> str:
+    """The charset that a declared MIME type names, or ''."""
+    message = Message()
+    message["content-type"] = declared
+    return message.get_content_charset("")
 
 
 def _guessed(source: str) -> str:

@@ -12,6 +12,7 @@ from pydantic_settings import NoDecode
 from mesh import plugins
 from mesh.plugins import Url
 from mesh.settings import ServiceSettings
+from services.retriever.limits import Limits
 from weft.errors import WeftError
 
 _MIB = 1 << 20
@@ -33,9 +34,21 @@ class RetrieverOptions(BaseModel):
         0, ge=0, le=256, description="searches that run at once, others wait; 0: one per processor, at least 2"
     )
     ingest_threads: int = Field(
-        0, ge=0, le=256, description="parsing and embedding jobs that run at once; 0: one per two processors"
+        0, ge=0, le=256, description="embedding jobs that run at once; 0: one per two processors"
+    )
+    parse_processes: int = Field(
+        0, ge=0, le=256, description="processes that read documents, started at need; 0: one per two processors"
+    )
+    parse_timeout_s: float = Field(120.0, gt=0, le=3600, description="time to read a document, seconds")
+    parse_memory_bytes: int = Field(
+        1024 * _MIB, ge=32 * _MIB, description="memory that reading a document may take, bytes (Linux)"
     )
     max_document_bytes: int = Field(32 * _MIB, ge=1, le=1024 * _MIB, description="largest document taken in, bytes")
+    max_document_pages: int = Field(5_000, ge=1, description="pages of a document that has pages")
+    max_document_chunks: int = Field(50_000, ge=1, description="passages of a document")
+    max_expanded_bytes: int = Field(
+        256 * _MIB, ge=1, description="what a packed document (docx, pdf) may unpack to, bytes"
+    )
 
     @field_validator("model_sources", mode="before")
     @classmethod
@@ -59,6 +72,22 @@ class RetrieverOptions(BaseModel):
         """Threads for searching and for ingesting."""
         processors = os.cpu_count() or 1
         return self.search_threads or max(2, processors), self.ingest_threads or max(1, processors // 2)
+
+    @property
+    def parser_count(self) -> int:
+        """Processes that read documents."""
+        return self.parse_processes or max(1, (os.cpu_count() or 1) // 2)
+
+    @property
+    def limits(self) -> Limits:
+        """What one document may cost."""
+        return Limits(
+            max_pages=self.max_document_pages,
+            max_expanded_bytes=self.max_expanded_bytes,
+            max_chunks=self.max_document_chunks,
+            max_memory_bytes=self.parse_memory_bytes,
+            timeout_s=self.parse_timeout_s,
+        )
 
     @property
     def model_cache_dir(self) -> Path | None:

@@ -18,6 +18,7 @@ from services.retriever.ingest import Ingestor
 from services.retriever.library import Library
 from services.retriever.logs import sqlite
 from services.retriever.merging import Merger
+from services.retriever.parsing import Parsers
 from services.retriever.ports import EmbedderFiles, Log, VectorIndexes
 from services.retriever.replica import Replica
 from services.retriever.search import Searcher
@@ -45,6 +46,8 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         ingesting = _workers(stack, "ingest", ingest_threads)
         applying = _workers(stack, "apply", 1)
         merging = _workers(stack, "merge", 1)
+        parsers = Parsers(options.limits, options.parser_count)
+        stack.push_async_callback(parsers.close)
         opener = partial(open_plugin, files=EmbedderFiles(options.model_cache_dir))
         embedders = Embedders(options.embedder, opener, ingesting)
         index_url = Url.parse(options.index)
@@ -57,7 +60,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         servicer = RetrieverServicer(
             Library(log, replica, embedders),
             Searcher(replica, embedders, searching),
-            Ingestor(log, replica, ingesting),
+            Ingestor(log, replica, ingesting, parsers),
             log.log_id,
             options.max_document_bytes,
         )

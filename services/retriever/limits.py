@@ -1,0 +1,72 @@
+"""What one document may cost before it is given up.
+
+Each limit is told with the figure that passed it, so that an operator can raise the one that was too low
+and a sender knows what to split. Bytes are counted at the door, pages, expanded bytes and chunks by what
+reads the document, memory by the kernel, and time by whoever waits for the process that reads (``parsing``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from weft.errors import Reason, WeftError, error
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one document."""
+
+    max_pages: int = 5_000
+    max_expanded_bytes: int = 256 * _MIB
+    """Of what a compressed format holds once it is unpacked."""
+    max_chunks: int = 50_000
+    max_memory_bytes: int = 1024 * _MIB
+    """Beyond what the reading process needs for itself."""
+    timeout_s: float = 120.0
+
+    def check_pages(self, pages: int) -> None:
+        """Raises DOCUMENT_TOO_LARGE."""
+        if pages > self.max_pages:
+            raise too_large("pages", f"has {pages} pages", f"{self.max_pages}", pages=pages, max_pages=self.max_pages)
+
+    def check_expanded(self, size_bytes: int) -> None:
+        """Raises DOCUMENT_TOO_LARGE."""
+        if size_bytes > self.max_expanded_bytes:
+            raise too_large(
+                "expanded_bytes",
+                f"unpacks to {size_bytes} bytes or more",
+                f"{self.max_expanded_bytes} bytes",
+                expanded_bytes=size_bytes,
+                max_expanded_bytes=self.max_expanded_bytes,
+            )
+
+    def check_chunks(self, chunks: int) -> None:
+        """Raises DOCUMENT_TOO_LARGE."""
+        if chunks > self.max_chunks:
+            raise too_large(
+                "chunks", f"makes {chunks} passages", f"{self.max_chunks}", chunks=chunks, max_chunks=self.max_chunks
+            )
+
+    def out_of_memory(self) -> WeftError:
+        """DOCUMENT_TOO_LARGE."""
+        return too_large(
+            "memory",
+            f"takes more than {self.max_memory_bytes} bytes of memory to read",
+            "that",
+            max_memory_bytes=self.max_memory_bytes,
+        )
+
+    def out_of_time(self) -> WeftError:
+        """DOCUMENT_TOO_LARGE."""
+        return too_large(
+            "time", f"was not read within {self.timeout_s:g} s", "that time", max_seconds=f"{self.timeout_s:g}"
+        )
+
+
+def too_large(limit: str, problem: str, allowed: str, **figures: Any) -> WeftError:
+    """DOCUMENT_TOO_LARGE: which limit, what the document has, what is allowed, what to do."""
+    message = f"the document {problem}; {allowed} is the limit: split it, or send its text"
+    return error(Reason.DOCUMENT_TOO_LARGE, message, limit=limit, **figures)
