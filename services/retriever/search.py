@@ -21,7 +21,7 @@ import numpy as np
 from mesh.deadline import Deadline
 from services.retriever.embedding import Embedders
 from services.retriever.fusion import candidate_count, fuse
-from services.retriever.lexicon import spans, terms
+from services.retriever.lexicon import spans, weighted
 from services.retriever.ports import Embedder, Scores, Slots
 from services.retriever.replica import Replica
 from services.retriever.types import CollectionKey, Found, Hit, Lack, Query
@@ -74,7 +74,7 @@ class Searcher:
 
 def find(view: View, query: Query, embedder: Embedder | None) -> tuple[Hit, ...]:
     """The hits of ``query`` in ``view``, best first. Pure but for the embedder's cache."""
-    words = terms(query.text)
+    words = weighted(query.text)
     count = candidate_count(query.top_k * (_OVER_FETCH if query.max_per_document else 1))
     allowed = None if query.filter is None else view.matching(query.filter, query.filter.matches)
     cosines: Scores | None = None

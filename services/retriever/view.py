@@ -17,7 +17,7 @@ position of the log give the same answers, to the last bit, where the vector ind
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -93,7 +93,7 @@ class View:
     # -- searching --------------------------------------------------------------------------------------
 
     def search_words(
-        self, words: Sequence[str], k: int, allowed: Mask | None = None, also: Slots = NO_SLOTS
+        self, words: Mapping[str, float], k: int, allowed: Mask | None = None, also: Slots = NO_SLOTS
     ) -> tuple[Slots, Scores]:
         """The ``k`` best slots by BM25 that share a term with ``words``, best first. ``allowed``: a mask of slots.
 
@@ -124,7 +124,7 @@ class View:
         ]
         return self._best(k, found)
 
-    def scores_of(self, words: Sequence[str], slots: Slots) -> Scores:
+    def scores_of(self, words: Mapping[str, float], slots: Slots) -> Scores:
         """BM25 of given slots, 0 where they share no term with ``words``."""
         query = self._weighed(words)
         scores = np.zeros(len(slots), np.float32)
@@ -172,7 +172,7 @@ class View:
         at = bisect_right(self.firsts, slot) - 1
         return self.parts[at], slot - self.firsts[at]
 
-    def _weighed(self, words: Sequence[str]) -> Weighed:
+    def _weighed(self, words: Mapping[str, float]) -> Weighed:
         keys, times = keys_of(words)
         frequencies = np.zeros(len(keys), np.int64)
         for part in self.parts:

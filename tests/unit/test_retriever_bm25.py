@@ -22,7 +22,7 @@ class Index:
         self.postings = postings
 
     def weighed(self, query: list[str]) -> Weighed:
-        keys, times = keys_of(query)
+        keys, times = keys_of(Counter(query))
         found = self.postings.find(keys).tolist()
         df = np.array([self.postings.frequency(at, None) if at >= 0 else 0 for at in found], np.int64)
         lengths = self.postings.lengths

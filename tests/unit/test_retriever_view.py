@@ -115,7 +115,7 @@ def test_ties_between_segments_fall_by_document_and_chunk() -> None:
     view = View.empty(COLLECTION, indexes())
     for name in names:
         view = view.changed(COLLECTION, [stored(name, "same words", "same words")], [])
-    slots, _ = view.search_words(["same"], 5)
+    slots, _ = view.search_words({"same": 1}, 5)
     assert sorted(view.place(int(slot)) for slot in slots) == [
         (b"doc00", 0), (b"doc00", 1), (b"doc01", 0), (b"doc01", 1), (b"doc02", 0)
     ]  # fmt: skip
@@ -136,7 +136,7 @@ def test_a_filter_is_asked_once_per_document_and_remembered() -> None:
     assert [view.entry(int(slot)).document.name for slot in np.flatnonzero(allowed)] == ["a", "a", "c"]
     view.changed(COLLECTION, [stored("d", "one", metadata={"lang": "de"})], ["a"]).matching("german", german)
     assert sorted(asked) == ["a", "b", "c", "d"]
-    slots, _ = view.search_words(["one"], 5, allowed)
+    slots, _ = view.search_words({"one": 1}, 5, allowed)
     assert {view.entry(int(slot)).document.name for slot in slots} == {"a", "c"}
     near, _ = view.search_dense(BagOfWords().embed_query("one"), 5, allowed)
     assert {view.entry(int(slot)).document.name for slot in near} == {"a", "c"}

@@ -78,6 +78,8 @@ class MiniLm:
     def knowledge(self, text: str) -> float:
         """The share of a text's letters that stand in words of two or more that the vocabulary has whole.
 
+        Numbers don't count, they are of every language.
+
         The vocabulary was learned from English. Words of other languages come out in splinters, Chinese
         in single characters, scripts it hardly met as unknown: all that it never saw together as a word.
         """
@@ -85,15 +87,15 @@ class MiniLm:
         pieces: dict[int, list[str]] = {}
         letters: dict[int, int] = {}
         for token, (start, end), word in zip(encoding.tokens, encoding.offsets, encoding.word_ids, strict=True):
-            if word is not None and text[start:end].isalnum():
+            if word is not None and any(map(str.isalpha, text[start:end])):
                 pieces.setdefault(word, []).append(token)
                 letters[word] = letters.get(word, 0) + end - start
-        known = sum(letters[w] for w, parts in pieces.items() if _whole(parts) and letters[w] > 1)
+        known = sum(letters[w] for w, parts in pieces.items() if _whole(parts))
         return known / max(1, sum(letters.values()))
 
 
 def _whole(pieces: list[str]) -> bool:
-    return len(pieces) == 1 and pieces[0] != _UNKNOWN
+    return len(pieces) == 1 and len(pieces[0]) > 1 and pieces[0] != _UNKNOWN
 
 
 def open(url: Url, files: EmbedderFiles) -> MiniLm:
