@@ -245,7 +245,7 @@ def _settle_memory() -> None:
     what calls leave behind: 4 to 5 % of a turn's CPU otherwise (benchmarks/turns.py)."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
+    gc.set_threshold(5_000, 20, 50)
 
 
 def _reachable_host(settings: ServiceSettings) -> str:
