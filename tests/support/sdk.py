@@ -16,8 +16,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import psutil
-
 import weft
 from tests.support.mesh import ROOT, Mesh
 
@@ -62,36 +60,6 @@ async def sessions(client: weft.Client, count: str, turns: str) -> dict[str, Any
     }
 
 
-async def cancel(client: weft.Client, count: str) -> dict[str, Any]:
-    """Begin so many answers and leave each after its first event."""
-    unexpected: list[str] = []
-
-    async def one(number: int) -> None:
-        stream = client.stream("How are documents split into passages?", session=f"cancel-{number}")
-        try:
-            async for event in stream:
-                if isinstance(event, weft.Retrieved | weft.TextDelta | weft.Finished):
-                    break
-        except weft.WeftError as exc:
-            unexpected.append(str(exc))
-        finally:
-            await stream.aclose()
-
-    async def batch(begin: int, end: int) -> None:
-        for first in range(begin, end, 25):
-            await asyncio.gather(*(one(n) for n in range(first, min(end, first + 25))))
-
-    await batch(-200, 0)  # warm: caches and pools fill once
-    before = memory_mb()
-    await batch(0, int(count))
-    await asyncio.sleep(1)
-    after = memory_mb()
-    return {
-        "unexpected": unexpected[:5],
-        **{f"{name}_rss_growth_mb": round(after[name] - before[name], 2) for name in after},
-    }
-
-
 async def ask_with(client: weft.Client, count: str) -> dict[str, Any]:
     """Ask a question of the documents so many times, each in a session of its own."""
     for number in range(int(count)):
@@ -100,21 +68,9 @@ async def ask_with(client: weft.Client, count: str) -> dict[str, Any]:
     return {}
 
 
-def memory_mb() -> dict[str, float]:
-    """Resident memory of this mesh's orchestrators and generators, in MB."""
-    found = {"orchestrator": 0.0, "generator": 0.0}
-    for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or ())
-        for name in found:
-            if f"-m services.{name}" in command and process.environ().get("WEFT_MESH") == sys.argv[1]:
-                found[name] += process.memory_info().rss / 1e6
-    return found
-
-
 CHORES: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
     "ingest": ingest,
     "sessions": sessions,
-    "cancel": cancel,
     "ask": ask_with,
 }
 
