@@ -24,9 +24,11 @@ lint: $(VENV)/.dev  ## style, types, import lines, protos
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 
-bench: $(VENV)/.dev  ## measure turns and parallel tools beside their baselines (minutes)
+bench: $(VENV)/.dev  ## measure turns, parallel tools, callers that leave and changes of routes (minutes)
 	$(BIN)/python -m benchmarks.turns
 	$(BIN)/python -m benchmarks.parallel
+	$(BIN)/python -m benchmarks.cancel
+	$(BIN)/python -m benchmarks.routes
 
 format: $(VENV)/.dev  ## let the formatters have their way
 	$(BIN)/ruff check --fix-only .
