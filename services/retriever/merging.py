@@ -122,8 +122,8 @@ def with_joined(state: State, job: Job, joined: Joined) -> State:
     view = state.views.get(job.key)
     if view is None or view.collection.id != job.collection_id:
         return state
-    by_segment = {id(part.segment): part for part in view.parts}
-    now = [by_segment.get(id(source)) for source in joined.sources]
+    by_segment = {part.segment.name: part for part in view.parts}
+    now = [by_segment.get(source.name) for source in joined.sources]
     parts = [part for part in now if part is not None]
     if len(parts) < len(now):
         return state

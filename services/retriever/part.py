@@ -7,7 +7,7 @@ and counts are of what stands. Like everything in a view a part never changes; `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,10 @@ class Part:
         standing = standing.copy()
         standing[numbers] = False
         return Part.of(self.segment, standing)
+
+    def on(self, segment: Segment) -> Part:
+        """The same part on a segment that has the same rows elsewhere."""
+        return replace(self, segment=segment)
 
     def allowed(self, chosen: Mask | None) -> Mask | None:
         """Rows that stand and are ``chosen``; None: all."""

@@ -147,6 +147,10 @@ class VectorIndex(Protocol):
 class VectorIndexes(Protocol):
     """Makes vector indexes; what an index URL opens."""
 
+    @property
+    def kind(self) -> str:
+        """Names the layout of ``VectorIndex.arrays``: what was kept under another can't be loaded."""
+
     def build(self, vectors: Vectors, *, settled: bool) -> VectorIndex:
         """An index of ``vectors``. What isn't ``settled`` is soon joined with others: it has to be made at once."""
 

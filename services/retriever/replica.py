@@ -77,6 +77,22 @@ class Replica:
         """How far in the log the state looks."""
         return Epoch(self._log.log_id, self.state.sequence)
 
+    async def begin(self, state: State) -> None:
+        """Start from a state that was kept, unless the log does not reach that far.
+
+        A log that was put back from a backup has lost its end; what was made of that must not be shown.
+        """
+        try:
+            reached = (await self._log.read(state.sequence - 1, 1)).sequence if state.sequence else 0
+        except WeftError as err:
+            if err.reason != Reason.STORE_CORRUPT:
+                raise
+            reached = 0  # as a log says that has lost its end; if it is damaged, reading it from its beginning tells
+        if reached < state.sequence:
+            _log.warning("the change log ends before sequence %d, of which there is a snapshot", state.sequence)
+            return
+        self.state = state
+
     async def load(self) -> None:
         """Read all that is in the log."""
         while await self._apply_page():

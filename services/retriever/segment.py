@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -140,6 +142,8 @@ class Segment:
     chunks: Chunks
     words: Postings
     dense: VectorIndex | None
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)  # the same for the same rows, wherever they lie
+    path: Path | None = None  # the file they are mapped from
     _masks: Masks = field(default_factory=lambda: Masks(), compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -152,6 +156,10 @@ class Segment:
     def place(self, row: int) -> tuple[bytes, int]:
         """What orders rows across segments: the document's name and the chunk's number."""
         return self.documents.names.raw(int(self.chunks.documents[row])), int(self.chunks.numbers[row])
+
+    def mapped(self, other: Segment) -> Segment:
+        """``other``, which has the same rows in a file, with what this one remembers."""
+        return replace(other, _masks=self._masks)
 
     def rows_of(self, chosen: Mask) -> Mask:
         """The rows of ``chosen`` documents."""

@@ -15,6 +15,7 @@ from mesh.plugins import Url
 from mesh.server import Binding
 from services.retriever.embedding import Embedders, open_plugin
 from services.retriever.ingest import Ingestor
+from services.retriever.keeping import Keeper
 from services.retriever.library import Library
 from services.retriever.logs import sqlite
 from services.retriever.merging import Merger
@@ -36,7 +37,10 @@ _SWEEP_PAUSE_S = 0.2
 
 @asynccontextmanager
 async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[Binding]]:
-    """The retriever's servicer, ready to serve: the log is open and all that is in it is loaded."""
+    """The retriever's servicer, ready to serve: the log is open and all that is in it is loaded.
+
+    With a snapshot only the log's tail is read.
+    """
     options = settings.retriever
     async with AsyncExitStack() as stack:
         log = await sqlite.open(settings.store_dir / "log.db")
@@ -46,6 +50,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         ingesting = _workers(stack, "ingest", ingest_threads)
         applying = _workers(stack, "apply", 1)
         merging = _workers(stack, "merge", 1)
+        keeping = _workers(stack, "keep", 1)
         parsers = Parsers(options.limits, options.parser_count)
         stack.push_async_callback(parsers.close)
         opener = partial(open_plugin, files=EmbedderFiles(options.model_cache_dir))
@@ -54,8 +59,11 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         indexes: VectorIndexes = plugins.load("services.retriever.indexes", index_url).open(index_url)
         replica = Replica(log, indexes, applying)
         await _open_default(embedders)
+        keeper = Keeper(settings.store_dir / "snapshots", log.log_id, replica, keeping, runtime.registry)
+        stack.callback(keeper.close)
+        await keeper.start()
         await replica.load()
-        for duty in (replica.follow(), Merger(replica, merging).run(), _sweeping(log)):
+        for duty in (replica.follow(), Merger(replica, merging).run(), keeper.run(), _sweeping(log)):
             stack.push_async_callback(_cancelled, _own(asyncio.create_task(duty), runtime))
         servicer = RetrieverServicer(
             Library(log, replica, embedders),

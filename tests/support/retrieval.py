@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -104,11 +104,16 @@ class House:
 
 @asynccontextmanager
 async def house(
-    place: Path, embedder: str = "bag:", openers: Mapping[str, Callable[[], Embedder]] = OPENERS
+    place: Path,
+    embedder: str = "bag:",
+    openers: Mapping[str, Callable[[], Embedder]] = OPENERS,
+    begin: Callable[[House], Awaitable[None]] | None = None,
 ) -> AsyncIterator[House]:
-    """A replica over the store in ``place``, following its log. Open two for two replicas."""
+    """A replica over the store in ``place``, following its log, after ``begin``. Open two for two replicas."""
     log = await sqlite.open(place / "log.db")
     built = House(log, embedder, openers)
+    if begin is not None:
+        await begin(built)
     await built.replica.load()
     following = asyncio.create_task(built.replica.follow())
     try:

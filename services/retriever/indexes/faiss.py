@@ -104,6 +104,7 @@ class FaissIndexes:
     """Makes indexes."""
 
     faiss: Any
+    kind: str = "faiss-1"
 
     def build(self, vectors: Vectors, *, settled: bool) -> VectorIndex:
         """An index of ``vectors``."""
