@@ -117,7 +117,7 @@ async def run(paths: Sequence[Path], cache_dir: Path | None) -> list[Score]:
         everything = [document for documents, _ in sets.values() for document in documents]
         sets["all-together"] = (everything, [question for _, questions in sets.values() for question in questions])
     with tempfile.TemporaryDirectory() as place:
-        log = await sqlite.open(Path(place) / "log.db")
+        log = await sqlite.open_file(Path(place) / "log.db")
         workers = Workers("benchmark", 2, 1_000)
         replica = Replica(log, faiss.open(Url.parse("faiss:")), workers)
         embedders = Embedders("minilm:", partial(open_plugin, files=EmbedderFiles(cache_dir)), workers)

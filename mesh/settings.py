@@ -48,7 +48,16 @@ class ServiceSettings(BaseSettings):
     )
     registry: str = Field("builtin:", description="where instances announce themselves: builtin:, consul://host:port")
     target: str = Field("xds:///{service}", description="how a service is dialled; {service} is replaced")
-    store: str = Field("sqlite:///.weft", description="logs, blobs, sessions, policies: sqlite:///DIR")
+    store: str = Field(
+        "sqlite:///.weft",
+        description="what replicas share, logs and sessions: sqlite:///DIR, postgresql://user:password@host/database "
+        "(sessions stay in a SQLite file: see WEFT_ORCHESTRATOR__SESSIONS)",
+    )
+    data_dir: str = Field(
+        "",
+        description="directory of what a machine keeps for itself, such as the built-in registry; unset: the "
+        "store's, where that is a directory, else .weft",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(0, ge=0, le=65535, description="gRPC port to listen on; 0 takes a free one")
     metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics and /healthz; 0 takes a free one")
@@ -91,21 +100,31 @@ class ServiceSettings(BaseSettings):
         return self.host, self.port
 
     @property
-    def store_dir(self) -> Path:
-        """Directory of an embedded store.
+    def local_dir(self) -> Path:
+        """Directory of what a machine keeps for itself.
 
         Raises:
-            WeftError: INVALID_FIELD where the store isn't ``sqlite:///DIR``.
+            WeftError: INVALID_FIELD where the store is a malformed ``sqlite:`` URL.
         """
+        if self.data_dir:
+            return Path(self.data_dir).expanduser()
         url = Url.parse(self.store)
-        if url.scheme != "sqlite" or url.host or len(url.path) < 2:
-            raise error(
-                Reason.INVALID_FIELD,
-                f"WEFT_STORE is {str(url)!r}; this release knows "
-                "sqlite:///DIR (relative) and sqlite:////DIR (absolute)",
-                value=url,
-            )
-        return Path(url.path[1:]).expanduser()
+        return directory_of(url) if url.scheme == "sqlite" else Path(".weft")
+
+
+def directory_of(url: Url) -> Path:
+    """The directory that ``sqlite:///DIR`` (relative) or ``sqlite:////DIR`` (absolute) names.
+
+    Raises:
+        WeftError: INVALID_FIELD where the URL is neither.
+    """
+    if url.scheme != "sqlite" or url.host or len(url.path) < 2:
+        raise error(
+            Reason.INVALID_FIELD,
+            f"{str(url)!r} is not a directory's store; expected sqlite:///DIR (relative) or sqlite:////DIR (absolute)",
+            value=url,
+        )
+    return Path(url.path[1:]).expanduser()
 
 
 S = TypeVar("S", bound=BaseSettings)
@@ -164,10 +183,12 @@ def _unknown(name: str, settings_class: type[BaseSettings]) -> str:
 
 def _explain(item: ErrorDetails, settings_class: type[BaseSettings]) -> str:
     path = [str(part) for part in item["loc"]]
+    if not path:  # of several settings together
+        return item["msg"].removeprefix("Value error, ")
     info = settings_class.model_fields.get(path[0])
     alias = info.validation_alias if info is not None and isinstance(info.validation_alias, str) else None
     name = alias or path[0] if path[0].isupper() else PREFIX + "__".join(path).upper()
-    return f"{name}: {item['msg']} (is {str(item.get('input'))[:60]!r})"
+    return f"{name}: {item['msg']} (is {str(_mask(item.get('input')))[:60]!r})"
 
 
 def masked(settings: BaseSettings) -> dict[str, object]:

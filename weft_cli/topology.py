@@ -126,7 +126,11 @@ def shared_environ(
         "WEFT_METRICS_PORT": "0",
         "PYTHONUNBUFFERED": "1",
     }
-    shared.setdefault("WEFT_STORE", f"sqlite:///{data_dir.resolve()}")
+    embedded = f"sqlite:///{data_dir.resolve()}"
+    if not shared.setdefault("WEFT_STORE", embedded).startswith("sqlite:"):
+        # What a server's store doesn't keep, the processes of this machine share here.
+        shared.setdefault("WEFT_DATA_DIR", str(data_dir.resolve()))
+        shared.setdefault("WEFT_ORCHESTRATOR__SESSIONS", embedded)
     if registry is not None:
         shared["WEFT_REGISTRY"] = registry
     if collector_port is not None:

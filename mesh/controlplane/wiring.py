@@ -31,7 +31,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         bindings: list[Binding] = []
         registry: Registry
         if url.scheme == "builtin":  # its other side is this very process
-            leases = open_leases(settings.store_dir, settings.controlplane.lease_ttl_s)
+            leases = open_leases(settings.local_dir, settings.controlplane.lease_ttl_s)
             registry = leased = await stack.enter_async_context(leases)
             bindings.append(RegistryServicer(leased).binding())
         else:

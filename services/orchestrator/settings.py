@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from mesh import plugins
 from mesh.plugins import Url
@@ -18,7 +18,9 @@ PLANNERS: Final = "services.orchestrator.planners"
 class OrchestratorOptions(BaseModel):
     """WEFT_ORCHESTRATOR__…"""
 
-    sessions: str = Field("", description="where sessions are kept, sqlite:///DIR; unset: WEFT_STORE")
+    sessions: str = Field(
+        "", description="where sessions are kept, sqlite:///DIR; unset: WEFT_STORE, where that is one"
+    )
     planner: str = Field("rules:", description="what decides which tools a question needs")
     session_ttl_s: float = Field(
         3_600, ge=60, le=86_400, description="seconds that an unused session is kept; 1,800 to 7,200 is usual"
@@ -54,3 +56,19 @@ class Settings(ServiceSettings):
     """What an orchestrator process reads."""
 
     orchestrator: OrchestratorOptions = OrchestratorOptions()
+
+    @property
+    def sessions_url(self) -> Url:
+        """Where sessions are kept."""
+        return Url.parse(self.orchestrator.sessions or self.store)
+
+    @model_validator(mode="after")
+    def _sessions_have_a_place(self) -> Settings:
+        known = plugins.available(SESSIONS)
+        scheme = self.store.partition(":")[0]
+        if not self.orchestrator.sessions and scheme not in known:
+            raise ValueError(
+                f"WEFT_ORCHESTRATOR__SESSIONS is unset and WEFT_STORE is {scheme}:, which keeps no sessions (known: "
+                f"{', '.join(known)}); set it to sqlite:///DIR, a directory that the orchestrators of a machine share"
+            )
+        return self

@@ -33,9 +33,9 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         max_bytes=options.session_max_bytes,
         history_turns=options.history_turns,
     )
-    planner_url, store_url = Url.parse(options.planner), Url.parse(options.sessions or settings.store)
+    planner_url, sessions_url = Url.parse(options.planner), settings.sessions_url
     async with AsyncExitStack() as stack:
-        sessions: Sessions = await plugins.load(SESSIONS, store_url).open(store_url, limits)
+        sessions: Sessions = await plugins.load(SESSIONS, sessions_url).open(sessions_url, limits)
         stack.push_async_callback(sessions.close)
         tools = ToolsPeer(runtime.channel("tools"))
         peers = Peers(

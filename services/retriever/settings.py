@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
@@ -16,7 +16,19 @@ from services.retriever.limits import Limits
 from weft.errors import WeftError
 
 _MIB = 1 << 20
+LOGS: Final = "services.retriever.logs"
 _PACKAGES = {"index": "services.retriever.indexes", "embedder": "services.retriever.embedders"}
+
+
+def known_scheme(value: str, package: str) -> str:
+    """``value``, a URL whose scheme ``package`` has a plugin for."""
+    try:
+        scheme = Url.parse(value).scheme
+    except WeftError as err:
+        raise ValueError(err.message) from err
+    if scheme not in plugins.available(package):
+        raise ValueError(f"{scheme}: is not known; there are {', '.join(plugins.available(package))}")
+    return value
 
 
 class RetrieverOptions(BaseModel):
@@ -58,14 +70,7 @@ class RetrieverOptions(BaseModel):
     @field_validator("index", "embedder")
     @classmethod
     def _known(cls, value: str, info: ValidationInfo) -> str:
-        package = _PACKAGES[info.field_name or ""]
-        try:
-            scheme = Url.parse(value).scheme
-        except WeftError as err:
-            raise ValueError(err.message) from err
-        if scheme not in plugins.available(package):
-            raise ValueError(f"{scheme}: is not known; there are {', '.join(plugins.available(package))}")
-        return value
+        return known_scheme(value, _PACKAGES[info.field_name or ""])
 
     @property
     def thread_counts(self) -> tuple[int, int]:
@@ -99,3 +104,8 @@ class Settings(ServiceSettings):
     """All settings of a retriever process."""
 
     retriever: RetrieverOptions = RetrieverOptions()
+
+    @field_validator("store")
+    @classmethod
+    def _known_store(cls, value: str) -> str:
+        return known_scheme(value, LOGS)

@@ -17,14 +17,13 @@ from services.retriever.embedding import Embedders, open_plugin
 from services.retriever.ingest import Ingestor
 from services.retriever.keeping import Keeper
 from services.retriever.library import Library
-from services.retriever.logs import sqlite
 from services.retriever.merging import Merger
 from services.retriever.parsing import Parsers
 from services.retriever.ports import EmbedderFiles, Log, VectorIndexes
 from services.retriever.replica import Replica
 from services.retriever.search import Searcher
 from services.retriever.servicer import RetrieverServicer
-from services.retriever.settings import Settings
+from services.retriever.settings import LOGS, Settings
 from services.retriever.workers import Workers
 from weft.errors import Reason, WeftError
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
@@ -43,7 +42,8 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
     """
     options = settings.retriever
     async with AsyncExitStack() as stack:
-        log = await sqlite.open(settings.store_dir / "log.db")
+        store_url = Url.parse(settings.store)
+        log: Log = await plugins.load(LOGS, store_url).open(store_url)
         stack.push_async_callback(log.close)
         search_threads, ingest_threads = options.thread_counts
         searching = _workers(stack, "search", search_threads)

@@ -1,43 +1,53 @@
 """What every change log keeps. A backend joins by adding an opener to ``BACKENDS``.
 
-Each opener takes a place (a fresh directory) and gives logs over it: two logs of one place are what two
-replicas have.
+Two logs opened by one URL are what two replicas have.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from services.retriever.logs import sqlite
+from mesh import plugins
+from mesh.plugins import Url
 from services.retriever.ports import Changes, Log
 from services.retriever.types import Collection, CollectionKey
+from tests.support.postgresql import PostgresqlServer, postgresql_server  # noqa: F401 - a fixture
 from tests.support.retrieval import DIMENSION, KEY, cut, put, record
 from weft.errors import WeftError
 
-Opener = Callable[[Path], Awaitable[Log]]
-
-
-async def open_sqlite(place: Path) -> Log:
-    return await sqlite.open(place / "log.db")
-
-
-BACKENDS: dict[str, Opener] = {"sqlite": open_sqlite}
+BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
 LONG = "\n\n".join(f"Paragraph {number} speaks at some length of one thing. " * 12 for number in range(12))
 
 
-@pytest.fixture(params=sorted(BACKENDS))
-async def logs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Log, Log]]:
-    """Two logs of one place."""
-    opened = [await BACKENDS[request.param](tmp_path) for _ in range(2)]
-    yield opened[0], opened[1]
-    for log in opened:
-        await log.close()
+@pytest.fixture(params=BACKENDS)
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> Url:
+    """A store with nothing in it."""
+    if request.param == "sqlite":
+        return Url.parse(f"sqlite:///{tmp_path}")
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    return Url.parse(await server.make_database())
+
+
+async def opened(url: Url) -> Log:
+    log: Log = await plugins.load("services.retriever.logs", url).open(url)
+    return log
+
+
+@pytest.fixture
+async def logs(url: Url) -> AsyncIterator[tuple[Log, Log]]:
+    """Two logs of one store."""
+    async with AsyncExitStack() as stack:
+        one, other = await opened(url), await opened(url)
+        for log in (one, other):
+            stack.push_async_callback(log.close)
+        yield one, other
 
 
 async def collection(log: Log, key: CollectionKey = KEY) -> Collection:

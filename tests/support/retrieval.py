@@ -110,7 +110,7 @@ async def house(
     begin: Callable[[House], Awaitable[None]] | None = None,
 ) -> AsyncIterator[House]:
     """A replica over the store in ``place``, following its log, after ``begin``. Open two for two replicas."""
-    log = await sqlite.open(place / "log.db")
+    log = await sqlite.open_file(place / "log.db")
     built = House(log, embedder, openers)
     if begin is not None:
         await begin(built)

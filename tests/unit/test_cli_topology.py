@@ -81,6 +81,14 @@ def test_what_the_operator_has_set_stays_and_what_the_mesh_needs_is_added(tmp_pa
     assert plain["WEFT_LOG_FORMAT"] == "console"  # in a pipe, too
 
 
+def test_with_a_server_s_store_the_machine_keeps_the_rest_in_the_data_directory(tmp_path: Path) -> None:
+    given = {"WEFT_STORE": "postgresql://u:p@h/db"}
+    found = shared_environ(given, mesh="127.0.0.1:7", registry=None, data_dir=tmp_path, collector_port=None)
+    assert found["WEFT_STORE"] == given["WEFT_STORE"]
+    assert found["WEFT_DATA_DIR"] == str(tmp_path)
+    assert found["WEFT_ORCHESTRATOR__SESSIONS"] == f"sqlite:///{tmp_path}"
+
+
 def test_all_that_is_started_is_also_drained() -> None:
     drained = [service for stage in topology.DRAIN_ORDER for service in stage]
     assert sorted(drained) == sorted(topology.MODULES)

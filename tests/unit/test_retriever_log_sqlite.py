@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.retriever.logs import _transactions, sqlite
+from services.retriever.logs import _staging, sqlite
 from tests.support.retrieval import DIMENSION, KEY, cut, put, record
 from weft.errors import WeftError
 
@@ -24,7 +24,7 @@ from tests.support.retrieval import KEY, DIMENSION, cut
 import numpy as np
 
 async def main(path, text):
-    log = await sqlite.open(Path(path))
+    log = await sqlite.open_file(Path(path))
     made = await log.create_collection(KEY, "bag:", "bag:", DIMENSION)
     pieces = cut(text)
     await log.stage(made, None, pieces, np.ones((len(pieces), DIMENSION), np.float32))
@@ -43,7 +43,7 @@ def rows(path: Path, table: str) -> int:
 
 async def refusal(path: Path) -> WeftError:
     with pytest.raises(WeftError) as caught:
-        await sqlite.open(path)
+        await sqlite.open_file(path)
     return caught.value
 
 
@@ -54,12 +54,12 @@ async def test_a_crash_between_stage_and_publish_leaves_nothing_visible(
     crashed = await asyncio.create_subprocess_exec(sys.executable, "-c", CRASH, str(path))
     assert await crashed.wait() == -9
     assert rows(path, "chunks") > 0
-    log = await sqlite.open(path)
+    log = await sqlite.open_file(path)
     changes = await log.read(0)
     assert changes.documents == ()
     assert [c.document_count for c in changes.collections] == [0]
     assert not await log.sweep()  # it may still be somebody's, under way
-    monkeypatch.setattr(_transactions, "STAGED_LIFE_S", 0.0)
+    monkeypatch.setattr(_staging, "STAGED_LIFE_S", 0.0)
     while await log.sweep():
         pass
     await log.close()
@@ -69,12 +69,12 @@ async def test_a_crash_between_stage_and_publish_leaves_nothing_visible(
 async def test_a_batch_that_was_swept_can_no_longer_be_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = await sqlite.open(tmp_path / "log.db")
+    log = await sqlite.open_file(tmp_path / "log.db")
     made = await log.create_collection(KEY, "bag:", "bag:", DIMENSION)
     pieces = cut(LONG)
     vectors = np.ones((len(pieces), DIMENSION), np.float32)
     batch = await log.stage(made, None, pieces[:250], vectors[:250])
-    monkeypatch.setattr(_transactions, "STAGED_LIFE_S", 0.0)
+    monkeypatch.setattr(_staging, "STAGED_LIFE_S", 0.0)
     assert await log.sweep()  # some of it
     with pytest.raises(WeftError) as caught:
         await log.publish(made, record("a", LONG, pieces), batch, pieces[250:], vectors[250:])
@@ -85,13 +85,13 @@ async def test_a_batch_that_was_swept_can_no_longer_be_published(
 
 async def test_replaced_and_deleted_content_is_swept_a_little_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
-    log = await sqlite.open(path)
+    log = await sqlite.open_file(path)
     made = await log.create_collection(KEY, "bag:", "bag:", DIMENSION)
     first = await put(log, made, "a.txt", LONG)
     await put(log, made, "a.txt", "short now")
     for number in range(3):
         await put(log, made, f"{number}.txt", f"text {number}")
-    assert first.chunk_count > _transactions.SWEEP_ROWS
+    assert first.chunk_count > _staging.SWEEP_ROWS
     steps = 0
     while await log.sweep():
         steps += 1
@@ -105,18 +105,18 @@ async def test_replaced_and_deleted_content_is_swept_a_little_at_a_time(tmp_path
 
 
 async def test_a_log_outlives_its_process(tmp_path: Path) -> None:
-    log = await sqlite.open(tmp_path / "log.db")
+    log = await sqlite.open_file(tmp_path / "log.db")
     made = await log.create_collection(KEY, "bag:", "bag:", DIMENSION)
     document = await put(log, made, "a.txt", "kept")
     await log.close()
-    again = await sqlite.open(tmp_path / "log.db")
+    again = await sqlite.open_file(tmp_path / "log.db")
     assert again.log_id == log.log_id
     assert (await again.read(0)).documents[0].document == document
     await again.close()
 
 
 async def test_two_that_open_a_new_store_at_once_share_one_log(tmp_path: Path) -> None:
-    logs = await asyncio.gather(*(sqlite.open(tmp_path / "new" / "log.db") for _ in range(4)))
+    logs = await asyncio.gather(*(sqlite.open_file(tmp_path / "new" / "log.db") for _ in range(4)))
     assert len({log.log_id for log in logs}) == 1
     for log in logs:
         await log.close()
@@ -131,7 +131,7 @@ async def test_a_file_that_is_no_database_is_a_corrupt_store(tmp_path: Path) -> 
 
 async def test_damage_inside_the_file_is_found_at_open(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
-    log = await sqlite.open(path)
+    log = await sqlite.open_file(path)
     made = await log.create_collection(KEY, "bag:", "bag:", DIMENSION)
     await put(log, made, "a.txt", LONG)
     await log.close()
@@ -165,7 +165,7 @@ async def test_a_lock_that_is_held_too_long_is_an_error_and_not_a_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "LOCK_TIMEOUT_S", 0.2)
-    log = await sqlite.open(tmp_path / "log.db")
+    log = await sqlite.open_file(tmp_path / "log.db")
     holder = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(WeftError) as caught:

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from mesh.plugins import Url
+from mesh.settings import load
 from services.orchestrator import codec
 from services.orchestrator.records import Entry, Limits, Opening, Taken
 from services.orchestrator.sessions import sqlite
 from services.orchestrator.sessions._writer import Writer
+from services.orchestrator.settings import Settings
 from services.orchestrator.types import Finished, FinishReason, TextDelta
 from weft.errors import Reason, WeftError, error
 
@@ -42,6 +44,16 @@ async def test_the_store_is_a_file_in_the_urls_directory_made_if_absent(tmp_path
     store = await opened(tmp_path / "a" / "b")
     await store.close()
     assert (tmp_path / "a" / "b" / "sessions.db").exists()
+
+
+def test_sessions_want_a_place_of_their_own_beside_a_store_that_keeps_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEFT_STORE", "postgresql://u:s3cret@h/db")
+    with pytest.raises(WeftError) as caught:
+        load(Settings)
+    assert "WEFT_ORCHESTRATOR__SESSIONS" in caught.value.message
+    assert "s3cret" not in caught.value.message
+    monkeypatch.setenv("WEFT_ORCHESTRATOR__SESSIONS", "sqlite:///here")
+    assert load(Settings).sessions_url.path == "/here"
 
 
 @pytest.mark.parametrize("url", ["sqlite:", "sqlite://host/dir", "sqlite:///"])

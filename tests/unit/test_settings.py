@@ -67,6 +67,12 @@ def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert "WEFT_MESH" in message
 
 
+def test_secrets_are_masked_in_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(WeftError) as caught:
+        read(monkeypatch, WEFT_PORT="x://u:s3cret@h")
+    assert "s3cret" not in str(caught.value)
+
+
 def test_secrets_are_masked_in_print(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = read(monkeypatch, WEFT_REGISTRY="consul://h:8500?token=s3cret", WEFT_STORE="postgresql://u:s3cret@h/db")
     assert "s3cret" not in json.dumps(masked(settings))
@@ -76,10 +82,16 @@ def test_secrets_are_masked_in_print(monkeypatch: pytest.MonkeyPatch) -> None:
     ("store", "expected"), [("sqlite:///data", Path("data")), ("sqlite:////var/weft", Path("/var/weft"))]
 )
 def test_the_store_names_a_directory(monkeypatch: pytest.MonkeyPatch, store: str, expected: Path) -> None:
-    assert read(monkeypatch, WEFT_STORE=store).store_dir == expected
+    assert read(monkeypatch, WEFT_STORE=store).local_dir == expected
 
 
-@pytest.mark.parametrize("store", ["redis://h", "sqlite://h/x", "sqlite:", "nonsense"])
-def test_a_store_that_this_release_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch, store: str) -> None:
+@pytest.mark.parametrize("store", ["sqlite://h/x", "sqlite:", "nonsense"])
+def test_a_store_that_names_no_directory_is_refused(monkeypatch: pytest.MonkeyPatch, store: str) -> None:
     with pytest.raises(WeftError):
-        _ = read(monkeypatch, WEFT_STORE=store).store_dir
+        _ = read(monkeypatch, WEFT_STORE=store).local_dir
+
+
+def test_beside_a_server_s_store_a_machine_keeps_its_own_in_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = "postgresql://u:p@h/db"
+    assert read(monkeypatch, WEFT_STORE=store).local_dir == Path(".weft")
+    assert read(monkeypatch, WEFT_STORE=store, WEFT_DATA_DIR="/var/weft").local_dir == Path("/var/weft")

@@ -1,36 +1,44 @@
-"""Rows of the SQLite log to values and back."""
+"""Rows of a log's tables to values and back: SQLite's and PostgreSQL's rows are read alike."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.retriever.ports import StoredDocument
-from services.retriever.types import Chunk, Collection, CollectionKey, Document
+from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors
 
+_DOCUMENT: Final = tuple(field.name for field in fields(Document))
 _PATH_MARK: Final = "\x1f"  # between the headings of a section; no parser lets it into a text
 
 
-def to_collection(row: sqlite3.Row) -> Collection:
+class Row(Protocol):
+    """A row by position and by column name; iterating gives its values."""
+
+    def __getitem__(self, key: str, /) -> Any: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+def to_collection(row: Row) -> Collection:
     """A row of ``collections``."""
     tenant, name, *rest = row
     return Collection(CollectionKey(tenant, name), *rest)
 
 
-def to_document(row: sqlite3.Row) -> Document:
+def to_document(row: Row) -> Document:
     """A row of ``documents``."""
-    values: dict[str, Any] = {key: row[key] for key in row.keys() if key != "batch"}  # noqa: SIM118 - a Row iterates values
-    values["metadata"] = json.loads(values["metadata"])
-    return Document(**values)
+    values = {name: row[name] for name in _DOCUMENT}
+    return Document(**values | {"metadata": json.loads(row["metadata"])})
 
 
-def to_stored(collection: Collection, document: sqlite3.Row, chunks: Sequence[sqlite3.Row]) -> StoredDocument:
-    """A document with its chunks."""
+def to_stored(collection: Collection, document: Row, chunks: Sequence[Row]) -> StoredDocument:
+    """A document with its chunks: number, text, start, end, section, page, vector."""
     joined = b"".join(row["vector"] for row in chunks)
     return StoredDocument(
         collection.key,
@@ -38,16 +46,26 @@ def to_stored(collection: Collection, document: sqlite3.Row, chunks: Sequence[sq
         to_document(document),
         tuple(
             Chunk(number, text, start, end, tuple(section.split(_PATH_MARK)) if section else (), page)
-            for number, text, start, end, section, page, _ in chunks
+            for number, text, start, end, section, page, *_ in chunks
         ),
         np.frombuffer(joined, "<f4").reshape(len(chunks), collection.dimension),
     )
 
 
-def chunk_row(collection: Collection, chunk: Chunk, vector: NDArray[np.float32]) -> tuple[Any, ...]:
-    """A chunk for ``chunks``, without its batch."""
+def document_row(document: Document, batch: int) -> tuple[Any, ...]:
+    """A document for ``documents``, without whose it is."""
+    metadata = json.dumps(document.metadata, ensure_ascii=False, sort_keys=True)
+    values = {name: getattr(document, name) for name in _DOCUMENT} | {"metadata": metadata}
+    return (*values.values(), batch)
+
+
+def chunk_rows(chunks: Iterable[Chunk], vectors: Vectors) -> list[tuple[Any, ...]]:
+    """Chunks for ``chunks``, without whose they are and their batch."""
+    return [_chunk_row(chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
+
+
+def _chunk_row(chunk: Chunk, vector: NDArray[np.float32]) -> tuple[Any, ...]:
     return (
-        collection.key.tenant,
         chunk.number,
         chunk.text,
         chunk.start_char,

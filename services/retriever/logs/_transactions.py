@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
-from typing import Any, Final
+from typing import Any
 
 from services.retriever.logs import _tables as sql
-from services.retriever.logs._rows import to_collection, to_stored
+from services.retriever.logs._rows import document_row, to_collection, to_stored
+from services.retriever.logs._staging import SWEEP_ROWS, swept
 from services.retriever.ports import Changes
 from services.retriever.types import Collection, Document
-from weft.errors import Reason, error
-
-STAGED_LIFE_S: Final = 3_600.0  # after that, a batch that was never published is swept
-SWEEP_ROWS: Final = 200  # at most in one transaction
 
 
 def changes(db: sqlite3.Connection, after: int, max_chunks: int) -> Changes:
@@ -77,35 +73,18 @@ def stage(db: sqlite3.Connection, collection: Collection, batch: int | None, row
         )
         batch = int(made.lastrowid or 0)
     elif not db.execute("SELECT 1 FROM batches WHERE id = ? AND state = 'staged'", (batch,)).fetchone():
-        raise error(
-            Reason.DEPENDENCY_UNAVAILABLE,
-            f"the staged content of a document was swept after {STAGED_LIFE_S:.0f} s; send the document again",
-            staged_life_s=STAGED_LIFE_S,
-        )
+        raise swept()
     db.executemany(
         "INSERT INTO chunks (tenant, batch, number, text, start_char, end_char, section, page, vector) "
-        f"VALUES (?, {batch}, ?, ?, ?, ?, ?, ?, ?)",
-        rows,
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [(collection.key.tenant, batch, *row) for row in rows],
     )
     return batch
 
 
 def put(db: sqlite3.Connection, collection: Collection, document: Document, batch: int) -> None:
     """Write a document's record."""
-    values = (
-        document.name,
-        document.source,
-        document.title,
-        document.mime_type,
-        document.sha256,
-        document.size_bytes,
-        document.chunk_count,
-        json.dumps(document.metadata, ensure_ascii=False, sort_keys=True),
-        document.updated_s,
-        document.sequence,
-        batch,
-    )
-    db.execute(sql.PUT_DOCUMENT, (collection.key.tenant, collection.id, *values))
+    db.execute(sql.PUT_DOCUMENT, (collection.key.tenant, collection.id, *document_row(document, batch)))
 
 
 def drop(db: sqlite3.Connection, batch: int) -> None:

@@ -32,9 +32,12 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from mesh import sqlite
+from mesh.plugins import Url
+from mesh.settings import directory_of
+from services.retriever.logs import _staging
 from services.retriever.logs import _tables as sql
 from services.retriever.logs import _transactions as transactions
-from services.retriever.logs._rows import chunk_row, to_collection, to_document
+from services.retriever.logs._rows import chunk_rows, to_collection, to_document
 from services.retriever.ports import READ_CHUNKS, Changes
 from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors
 from weft.errors import Reason, WeftError, error
@@ -193,7 +196,7 @@ class SqliteLog:
 
     async def stage(self, collection: Collection, batch: int | None, chunks: Sequence[Chunk], vectors: Vectors) -> int:
         """Put chunks into a batch that nobody sees yet; ``batch`` None begins one. Returns the batch."""
-        rows = [chunk_row(collection, chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
+        rows = chunk_rows(chunks, vectors)
         return await self._write(lambda db: transactions.stage(db, collection, batch, rows))
 
     async def publish(
@@ -203,7 +206,7 @@ class SqliteLog:
 
         Returns the record as it now stands: ``document``'s own former one where that has the same content.
         """
-        rows = [chunk_row(collection, chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
+        rows = chunk_rows(chunks, vectors)
 
         def work(db: sqlite3.Connection) -> Document:
             tenant = collection.key.tenant
@@ -239,7 +242,7 @@ class SqliteLog:
 
     async def sweep(self) -> bool:
         """Remove a little of what nobody leads to any more; returns whether there may be more."""
-        return await self._write(lambda db: transactions.sweep(db, time.time() - transactions.STAGED_LIFE_S))
+        return await self._write(lambda db: transactions.sweep(db, time.time() - _staging.STAGED_LIFE_S))
 
     # -- threads and errors ---------------------------------------------------------------------------
 
@@ -273,7 +276,12 @@ class SqliteLog:
         return await asyncio.wrap_future(executor.submit(guarded))
 
 
-async def open(path: Path) -> SqliteLog:
+async def open(url: Url) -> SqliteLog:
+    """Open ``DIR/log.db`` of ``sqlite:///DIR``, made if it isn't there."""
+    return await open_file(directory_of(url) / "log.db")
+
+
+async def open_file(path: Path) -> SqliteLog:
     """Open the log in ``path``, made if it isn't there."""
     log = SqliteLog(path)
     try:
