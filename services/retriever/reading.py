@@ -1,7 +1,6 @@
 """From the bytes of a document to a parsed text: which parser, and whether there is anything in it.
 
-A parser is one file in ``parsers/`` with a ``parse(data: bytes) -> Parsed``, imported when a document first
-needs it.
+A parser is one file in ``parsers/`` with a ``parse`` (``Parser``), imported when a document first needs it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import importlib
 import mimetypes
 from collections.abc import Mapping
 from email.message import Message
-from typing import Final
+from typing import Final, Protocol
 
 from services.retriever.chunking import chunk
 from services.retriever.limits import Limits
@@ -19,6 +18,13 @@ from weft.errors import Reason, error
 
 PARSERS: Final[Mapping[str, str]] = {"text/plain": "text", "text/markdown": "markdown"}
 _OWN_ENDINGS: Final[Mapping[str, str]] = {"md": "text/markdown", "markdown": "text/markdown", "mdx": "text/markdown"}
+
+
+class Parser(Protocol):
+    """A module of ``parsers/``."""
+
+    def parse(self, data: bytes, charset: str, limits: Limits) -> Parsed:
+        """Parse a document. ``charset`` is the one that was declared, or ''."""
 
 
 def mime_type(source: str, declared: str, data: bytes = b"") -> str:
@@ -43,14 +49,15 @@ def mime_type(source: str, declared: str, data: bytes = b"") -> str:
     return kind
 
 
-def read(data: bytes, kind: str) -> Parsed:
+def read(data: bytes, kind: str, charset: str = "", limits: Limits = Limits()) -> Parsed:  # noqa: B008 - frozen
     """Parse a document of a kind that ``mime_type`` gave.
 
     Raises:
         WeftError: DOCUMENT_UNREADABLE when the bytes are not of that kind, DOCUMENT_EMPTY when they
             hold no text.
     """
-    parsed: Parsed = importlib.import_module(f"services.retriever.parsers.{PARSERS[kind]}").parse(data)
+    parser: Parser = importlib.import_module(f"services.retriever.parsers.{PARSERS[kind]}")
+    parsed = parser.parse(data, charset, limits)
     if not parsed.text.strip():
         raise error(
             Reason.DOCUMENT_EMPTY,
@@ -66,7 +73,7 @@ def cut(data: bytes, kind: str, charset: str, limits: Limits) -> tuple[str, list
     Raises:
         WeftError: as ``read``, and DOCUMENT_TOO_LARGE.
     """
-    parsed = read(data, kind)
+    parsed = read(data, kind, charset, limits)
     chunks = chunk(parsed)
     limits.check_chunks(len(chunks))
     return parsed.title, chunks

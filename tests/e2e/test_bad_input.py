@@ -185,7 +185,7 @@ ON_THE_COMMAND_LINE: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "an unknown collection": (("search", "x", "-c", "nowhere"), 1, ("collections/nowhere", "ingesting")),
     "top_k 10⁶": (("ask", "x", "-k", "1000000"), 1, ("top_k", "1000000", "1 to 20")),
     "no time": (("search", "x", "--timeout", "0"), 1, ("timeout_s", "above 0")),
-    "a file that isn't UTF-8": (("ingest", "{folder}/latin1.txt"), 1, ("latin1.txt", "UTF-8", "convert")),
+    "a file in a broken encoding": (("ingest", "{folder}/broken.txt"), 1, ("broken.txt", "UTF-8", "convert")),
     "an empty file": (("ingest", "{folder}/empty.md"), 1, ("empty.md", "no text")),
     "a folder without readable files": (("ingest", "{folder}/pictures"), 1, ("pictures", "no readable files", ".md")),
     "another mesh's address": (("ask", "x"), 3, ("no mesh answers at 127.0.0.1:1", "weft up", "WEFT_MESH")),

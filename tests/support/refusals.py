@@ -123,9 +123,9 @@ REFUSALS = {
     "an unknown model": Refusal(
         _ask(model="oracle"), "NOT_FOUND", "MODEL_NOT_FOUND", "model", ("oracle", "extractive", "Leave")
     ),
-    "a file that isn't UTF-8": Refusal(
-        lambda world: _failed_document(world, "latin1.txt"),
-        "INVALID_ARGUMENT", "DOCUMENT_UNREADABLE", None, ("UTF-8", "byte 3", "0xe9", "convert"),
+    "a file in a broken encoding": Refusal(
+        lambda world: _failed_document(world, "broken.txt"),
+        "INVALID_ARGUMENT", "DOCUMENT_UNREADABLE", None, ("UTF-8", "byte 17", "0xff", "convert"),
     ),
     "a file that holds NULs": Refusal(
         lambda world: _failed_document(world, "binary.txt"),
@@ -152,7 +152,7 @@ REFUSALS = {
 def make_files(folder: Path) -> None:
     """The files that rows name."""
     (folder / "fact.md").write_text(FACT)
-    (folder / "latin1.txt").write_bytes("Café de l'Étoile".encode("latin-1"))
+    (folder / "broken.txt").write_bytes("Éléphant à côté".encode()[:17] + b"\xff" + "é".encode())
     (folder / "binary.txt").write_bytes(b"abcd\x00\x01\x02" * 50)
     (folder / "empty.md").write_bytes(b"")
     (folder / "pictures").mkdir()

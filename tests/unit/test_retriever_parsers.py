@@ -100,11 +100,6 @@ def test_a_text_without_line_ends_still_comes_in_pieces(monkeypatch: pytest.Monk
     assert [len(piece) for piece in markdown._pieces("x" * 250_000)] == [100_000, 100_000, 50_000]
 
 
-def test_a_text_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(markdown, "MAX_PARSE_S", 0.0)
-    assert reason_of(b"text", "text/markdown").reason == "DOCUMENT_TOO_LARGE"
-
-
 def test_text_has_paragraphs_and_a_title_that_looks_like_one() -> None:
     parsed = text.parse(b"\xef\xbb\xbfThe Title\r\n\r\nFirst\r\nparagraph.\r\n\r\nSecond.")
     assert parsed.title == "The Title"
@@ -114,16 +109,6 @@ def test_text_has_paragraphs_and_a_title_that_looks_like_one() -> None:
 @pytest.mark.parametrize("first", ["A sentence.", "这是一句话。", "x" * 121, "two\nlines"])
 def test_a_first_paragraph_that_is_no_title_is_not_taken_for_one(first: str) -> None:
     assert text.parse(f"{first}\n\nmore".encode()).title == ""
-
-
-def test_invalid_utf8_is_named_with_its_place() -> None:
-    err = reason_of(b"good \xff bad")
-    assert (err.reason, err.metadata["byte_offset"]) == ("DOCUMENT_UNREADABLE", "5")
-    assert "0xff" in err.message
-
-
-def test_a_binary_file_is_not_text() -> None:
-    assert reason_of(b"\x7fELF\x00\x01").reason == "DOCUMENT_UNREADABLE"
 
 
 @pytest.mark.parametrize("data", [b"", b" \n\t\r\n ", b"\xef\xbb\xbf"])

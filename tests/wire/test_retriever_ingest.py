@@ -63,7 +63,15 @@ async def test_another_title_or_other_metadata_is_a_change(tmp_path: Path) -> No
 
 async def test_bad_documents_are_named_and_harm_no_other(tmp_path: Path) -> None:
     messages = [
-        *parts({"good.txt": "kept", "latin1.txt": b"caf\xe9", "empty.txt": b"", "blank.md": " \n\n", "x.pdf": b"%PDF"}),
+        *parts(
+            {
+                "good.txt": "kept",
+                "noise.txt": b"\x80\x01\xfe\x02",
+                "empty.txt": b"",
+                "blank.md": " \n\n",
+                "x.pdf": b"%PDF",
+            }
+        ),
         *(header("bell\x07.txt"), data(b"x"), header(""), data(b"x"), header("big.txt", size_bytes=1 << 40)),
         *(header("fat.txt", {"k": "v" * 20_000}), data(b"x"), header("grows.txt"), *[data(b"y" * 1_000)] * 3),
         *(header("last.txt"), data(b"kept too")),
@@ -71,7 +79,7 @@ async def test_bad_documents_are_named_and_harm_no_other(tmp_path: Path) -> None
     async with served(tmp_path, max_document_bytes=2_000) as retriever:
         outcome = await retriever.ingest(messages)
         assert {p.source: p.error.reason for p in outcome.finished.failed} == {
-            "latin1.txt": "DOCUMENT_UNREADABLE",
+            "noise.txt": "DOCUMENT_UNREADABLE",
             "empty.txt": "DOCUMENT_EMPTY",
             "blank.md": "DOCUMENT_EMPTY",
             "x.pdf": "DOCUMENT_UNREADABLE",

@@ -6,15 +6,13 @@ from a sentence; emphasis, link targets and HTML tags are gone. Each heading, pa
 is a block of its own; a listing too long for one passage becomes several, all of them fenced. The title is
 the front matter's, else the first heading of level 1.
 
-A parse needs some hundred times the memory of its text, and for texts made to be hard also the time. So a
-long text is parsed piece by piece, cut at blank lines outside of code, and given up after ``MAX_PARSE_S``.
-A piece does not know the link definitions of another: their marks then stay in the text.
+A parse needs some hundred times the memory of its text. So a long text is parsed piece by piece, cut at blank
+lines outside of code. A piece does not know the link definitions of another: their marks then stay in the text.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -22,11 +20,10 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from services.retriever.chunking import MAX_CODE_UNITS, TARGET_UNITS, units
+from services.retriever.limits import Limits
 from services.retriever.parsers.text import MAX_TITLE_CHARS, decode
 from services.retriever.types import Block, BlockKind, Parsed
-from weft.errors import Reason, error
 
-MAX_PARSE_S: Final = 60.0
 PIECE_CHARS: Final = 1 << 18
 _LINE: Final = re.compile(r"[^\n]{0,100000}\n?")
 _FENCE: Final = re.compile(r" {0,3}(```|~~~)")
@@ -38,14 +35,13 @@ _TAG: Final = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1\s*>|<[^>]*>", re.
 _WIDE_END: Final = re.compile("[\u2e80-\u9fff\uf900-\ufaff\uff00-\uff60]$")
 
 
-def parse(data: bytes) -> Parsed:
+def parse(data: bytes, charset: str = "", limits: Limits = Limits()) -> Parsed:  # noqa: B008 - it is frozen
     """Parse the bytes of a Markdown text.
 
     Raises:
-        WeftError: DOCUMENT_UNREADABLE when they are not UTF-8 text, DOCUMENT_TOO_LARGE when they take too
-            long to parse.
+        WeftError: DOCUMENT_UNREADABLE when they are no text.
     """
-    source = decode(data)
+    source = decode(data, charset)
     title = ""
     front = _FRONT_MATTER.match(source)
     if front is not None:
@@ -54,14 +50,7 @@ def parse(data: bytes) -> Parsed:
         source = source[front.end() :]
     page = _Page()
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    began_s = time.monotonic()
     for piece in _pieces(source):
-        if time.monotonic() - began_s > MAX_PARSE_S:
-            raise error(
-                Reason.DOCUMENT_TOO_LARGE,
-                f"the document was not parsed as Markdown within {MAX_PARSE_S:.0f} s; split it, or send it as text",
-                max_parse_s=MAX_PARSE_S,
-            )
         page.read(parser.parse(piece))
     text = "".join(page.parts)
     tops = (block for block in page.blocks if block.kind is BlockKind.HEADING and block.level == 1)

@@ -9,24 +9,24 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from services.retriever import charsets
+from services.retriever.limits import Limits
 from services.retriever.types import Block, BlockKind, Parsed
-from weft.errors import Reason, error
 
 MAX_TITLE_CHARS: Final = 120
 _BLANK = re.compile(r"\n[^\S\n]*\n\s*")
 _SENTENCE_ENDS: Final = (".", "!", "?", "。", "！", "？", ":", "：", ",", ";")
-# Control characters that no text holds; NUL among them tells a binary file from a text. The others
-# become spaces, one for one.
-_STRAY = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# Control characters and halves of characters, which no text holds: they become spaces, one for one.
+_STRAY = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
-def parse(data: bytes) -> Parsed:
+def parse(data: bytes, charset: str = "", limits: Limits = Limits()) -> Parsed:  # noqa: B008 - it is frozen
     """Parse the bytes of a text.
 
     Raises:
-        WeftError: DOCUMENT_UNREADABLE when they are not UTF-8 text.
+        WeftError: DOCUMENT_UNREADABLE when they are no text.
     """
-    text = decode(data)
+    text = decode(data, charset)
     blocks = []
     start = 0
     for blank in _BLANK.finditer(text):
@@ -41,27 +41,15 @@ def parse(data: bytes) -> Parsed:
     return Parsed(text, tuple(blocks), title)
 
 
-def decode(data: bytes) -> str:
-    """Bytes to text: UTF-8 with or without a mark, line ends made one.
+def decode(data: bytes, *charsets_declared: str) -> str:
+    """Bytes to text (``charsets``), line ends made one.
 
     Raises:
         WeftError: DOCUMENT_UNREADABLE naming the first byte at fault.
     """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise error(
-            Reason.DOCUMENT_UNREADABLE,
-            f"the text is not valid UTF-8: byte {exc.start} is 0x{data[exc.start]:02x}; convert it to UTF-8",
-            byte_offset=exc.start,
-            byte=f"0x{data[exc.start]:02x}",
-        ) from exc
-    nul = text.find("\0")
-    if nul >= 0:
-        raise error(
-            Reason.DOCUMENT_UNREADABLE,
-            f"the bytes are not text: there is a NUL character at position {nul}; "
-            "text/plain and text/markdown can be read",
-            position=nul,
-        )
+    return tidy(charsets.decode(data, *charsets_declared))
+
+
+def tidy(text: str) -> str:
+    """A text without characters that no store takes: line ends made one, strays become spaces."""
     return _STRAY.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n"))
