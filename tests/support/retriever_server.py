@@ -13,6 +13,7 @@ from google.protobuf.struct_pb2 import Struct
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry
 
 from mesh.load import LoadMeter
 from mesh.server import MeshServer
@@ -118,8 +119,9 @@ async def failure(call: Any) -> WeftError:
 class _Runtime:
     """What wiring uses of a process."""
 
-    def __init__(self, failures: list[BaseException]) -> None:
+    def __init__(self, failures: list[BaseException], registry: CollectorRegistry) -> None:
         self.fail = failures.append
+        self.registry = registry
 
 
 @asynccontextmanager
@@ -131,7 +133,7 @@ async def served(place: Path, **options: Any) -> AsyncIterator[Served]:
     provider.add_span_processor(SimpleSpanProcessor(spans))
     metrics = Metrics(service="retriever", instance_id="retriever-1", version="v1")
     server = MeshServer(tracer=provider.get_tracer("test"), metrics=metrics, load=LoadMeter(LoadWeights()))
-    async with build(settings, _Runtime(failures)) as bindings:  # type: ignore[arg-type]
+    async with build(settings, _Runtime(failures, metrics.registry)) as bindings:  # type: ignore[arg-type]
         port = await server.start("127.0.0.1", 0, bindings)
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         try:
