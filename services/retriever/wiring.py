@@ -59,7 +59,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         indexes: VectorIndexes = plugins.load("services.retriever.indexes", index_url).open(index_url)
         replica = Replica(log, indexes, applying)
         await _open_default(embedders)
-        keeper = Keeper(settings.store_dir / "snapshots", log.log_id, replica, keeping, runtime.registry)
+        keeper = Keeper(settings.local_dir / "snapshots", log.log_id, replica, keeping, runtime.registry)
         stack.callback(keeper.close)
         await keeper.start()
         await replica.load()
