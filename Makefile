@@ -14,7 +14,7 @@ demo: $(VENV)/.runtime  ## bring the mesh up, ingest real documents, ask, show t
 	@$(BIN)/python -m weft_cli.demo
 
 test: $(VENV)/.dev  ## run every test; those that need a server which isn't installed say so
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.dev  ## style, types, import lines, protos
 	$(BIN)/ruff check .
