@@ -21,8 +21,8 @@ long each time. A job given back by a worker that is stopping counts no strike.
 The queue is bounded: past ``Limits.max_queued``, ``submit`` refuses with OVERLOADED. Tenants share workers
 fairly: among those waiting, the job goes first whose tenant has the fewest running.
 
-Backends: ``sqlite``. Others come as modules beside it with the same ``open``; ``tests/conformance/test_jobs.py``
-says what each must keep. ``worker`` runs handlers, ``service`` is ``weft.jobs.v1.JobService``.
+Backends are the modules of ``queues``, found by the scheme of a URL; ``tests/conformance/test_jobs.py`` says what
+each must keep. ``worker`` runs handlers, ``service`` is ``weft.jobs.v1.JobService``, ``metrics`` shows the backlog.
 """
 
 from __future__ import annotations

@@ -59,43 +59,36 @@ def query(tenant: str, request: pb.SearchRequest) -> Query:
     return Query(key, text, top_k, request.max_per_document, request.explain, min_epoch, chosen)
 
 
-async def incoming(requests: AsyncIterator[pb.IngestDocumentsRequest], max_bytes: int) -> AsyncIterator[Incoming]:
-    """Documents put together from their parts. The start must have been taken off already.
+async def incoming(
+    requests: AsyncIterator[pb.IngestDocumentsRequest], max_bytes: int
+) -> AsyncIterator[Incoming | bytes | WeftError]:
+    """The documents of an ingest as they come: a header, then its bytes in parts, then the next header.
 
-    A document whose header is wrong or that is too large comes out refused, without its bytes; parts
-    that don't fit the protocol end the stream.
+    The start must have been taken off already. A document whose header is wrong comes out refused; one that
+    turns out too large is followed by the error that says so. Parts that don't fit the protocol end the stream.
 
     Raises:
         WeftError: INVALID_FIELD.
     """
-    header: pb.DocumentHeader | None = None
-    refused: WeftError | None = None
-    data = bytearray()
+    source: str | None = None
     received = 0
     async for request in requests:
         part = request.WhichOneof("part")
         if part == "document":
-            if header is not None:
-                yield _document(header, data, received, refused)
-            header, received = request.document, 0
-            data = bytearray()
-            refused = _refusal(header, max_bytes)
+            source, received = request.document.source, 0
+            yield _header(request.document, max_bytes)
         elif part == "data":
-            if header is None:
+            size = len(request.data)
+            if source is None:
                 raise invalid("data", "came before any document; send the document's header first")
-            if len(request.data) > MAX_PART_BYTES:
-                size = len(request.data)
+            if size > MAX_PART_BYTES:
                 raise invalid("data", f"is {size} bytes; a part has at most {MAX_PART_BYTES}", size_bytes=size)
-            received += len(request.data)
-            if received > max_bytes:
-                refused = refused or _too_large(header.source, received, max_bytes, "more than")
-                data = bytearray()
-            if refused is None:
-                data += request.data
+            received += size
+            if received > max_bytes >= received - size:
+                yield _too_large(source, received, max_bytes, "more than")
+            yield request.data
         else:
             raise invalid("part", f"is {part or 'missing'}; after the start come documents and their data")
-    if header is not None:
-        yield _document(header, data, received, refused)
 
 
 def check_start(request: pb.IngestDocumentsRequest | None) -> pb.IngestStart:
@@ -134,13 +127,7 @@ def _too_large(source: str, size: int, max_bytes: int, how: str) -> WeftError:
     )
 
 
-def _document(header: pb.DocumentHeader, data: bytearray, received: int, refused: WeftError | None) -> Incoming:
-    return Incoming(
-        source=header.source,
-        title=header.title.strip(),
-        mime_type=header.mime_type,
-        metadata={} if refused else MessageToDict(header.metadata),
-        data=bytes(data) if refused is None else b"",
-        refused=refused,
-        size_bytes=received,
-    )
+def _header(header: pb.DocumentHeader, max_bytes: int) -> Incoming:
+    refused = _refusal(header, max_bytes)
+    metadata = {} if refused else MessageToDict(header.metadata)
+    return Incoming(header.source, header.title.strip(), header.mime_type, metadata, refused)

@@ -1,58 +1,58 @@
-"""Takes documents in, as a stream, and tells what became of each.
+"""The job "ingest": works off the documents of an upload, in order, from the first that is not settled.
 
-    received -> prepared (parsed, cut, embedded, staged) -> published -> told
-                     └──────────────> failed ──────────────────────────┘
+    waiting -> prepared (``preparing``) -> published -> settled, its bytes removed
+                     └─────────> failed ──────┘
 
-While one document is published the next is being prepared and the one after received: at most
-``_AHEAD`` + 2 documents of a stream are in memory, and a sender that is faster than that waits, by
-HTTP/2's own flow control. Results come in the order in which the documents came. A document that can't be
-read fails alone. The same source twice in a stream is prepared the second time only after the first was
-published, so the last one wins.
+The job begins with the first document and goes on while others are still being sent; it ends when the upload
+is complete and all are settled. While one document is published the next is being prepared: two are in
+memory. A document that can't be read fails alone. The same source twice in an upload is prepared the second
+time only after the first was published, so the last one wins; and where another ingest brought a later
+version in already, the older one leaves it alone.
 
-Embedding goes in groups of ``GROUP_CHUNKS``, and each full group is staged in the log at once: a document
-of thousands of chunks is never held in memory with all its vectors, and shows itself whole or not at all.
+Whoever takes the job over begins at the first document that is not settled. One that was published but not
+settled any more is recognised by its content, so nothing is there twice. A worker that lost its lease
+notices before each write (``running.check``), and its settling is refused by the fence.
 
-Errors for a whole stream: EMBEDDER_UNAVAILABLE when the collection's embedder is not to be had here,
-OVERLOADED when too many streams wait; for one document: DOCUMENT_UNREADABLE, DOCUMENT_EMPTY,
-DOCUMENT_TOO_LARGE, COLLECTION_NOT_FOUND when the collection was deleted meanwhile.
+A sender that goes away before all is sent leaves a job that takes in what has arrived whole, and then fails
+with UPLOAD_INCOMPLETE. One that pauses has its job parked, so that it keeps no other from running.
+
+Errors of the job: UPLOAD_INCOMPLETE; EMBEDDER_UNAVAILABLE when the collection's embedder is not to be had
+here (another worker may have it). Of one document: DOCUMENT_UNREADABLE, DOCUMENT_EMPTY, DOCUMENT_TOO_LARGE,
+COLLECTION_NOT_FOUND when the collection was deleted meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
-
-from services.retriever import reading
-from services.retriever.parsing import Parsers
+from mesh.jobs import Job, LeaseLost
+from mesh.jobs.worker import Park, Running
+from services.retriever.embedding import Embedders
 from services.retriever.ports import Embedder, Log
-from services.retriever.replica import Replica
-from services.retriever.segment import indexed_text
-from services.retriever.types import (
-    Chunk,
-    Collection,
-    Document,
-    Epoch,
-    Incoming,
-    Outcome,
-    Progress,
-    Vectors,
-    document_name,
-)
-from services.retriever.workers import Workers
+from services.retriever.preparing import Prepared, Preparer
+from services.retriever.search import unknown_collection
+from services.retriever.types import Collection, CollectionKey, Document, Epoch, Outcome, Progress, document_name
+from services.retriever.uploads import BlobKey, Blobs, Fenced, Intake, Item
 from weft.errors import Reason, WeftError, error
 
-GROUP_CHUNKS: Final = 32  # embedded and staged together: a transaction of well under 10 ms
+_log = logging.getLogger(__name__)
+KIND: Final = "ingest"
+SILENCE_S: Final = 15.0  # a sender that gave no sign for so long is gone
+IDLE_S: Final = 2.0  # without a document to work on, the job lets others go
 _AHEAD: Final = 1
-MAX_STREAMS: Final = 4  # under way at once; each may hold a few documents in memory
-MAX_STREAMS_WAITING: Final = 64
-_RETRY_AFTER_S: Final = 2.0
-
-Report = Callable[[Progress], Awaitable[None]]
+_PAGE: Final = 64
+MAX_FAILED_KEPT: Final = 1_000  # in the summary; each was told when it failed
+# Not the document's fault: the job stops, and goes on when the trouble has passed.
+_PASSING: Final = frozenset(
+    {Reason.DEPENDENCY_UNAVAILABLE, Reason.OVERLOADED, Reason.EMBEDDER_UNAVAILABLE, Reason.SHUTTING_DOWN}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,168 +66,214 @@ class Summary:
     failed: tuple[Progress, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A document on its way from the parser to the log. Exactly one of the last three says how it stands."""
+@dataclass(slots=True)
+class Tally:
+    """Counts the settled documents of an ingest, in order."""
 
-    incoming: Incoming
-    name: str
-    batch: int | None = None
-    tail: Sequence[Chunk] = ()
-    vectors: Vectors | None = None
-    document: Document | None = None  # to be published
-    unchanged: Document | None = None
-    failure: WeftError | None = None
+    log_id: str
+    sequence: int  # of the log, before any of them
+    documents: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    chunks: int = 0
+    size_bytes: int = 0
+
+    @property
+    def settled(self) -> int:
+        """Documents counted."""
+        return self.documents + self.failed
+
+    def add(self, item: Item) -> Progress:
+        """Count one that is settled, and tell how far the ingest is."""
+        outcome = item.outcome or Outcome.FAILED
+        self.failed += outcome is Outcome.FAILED
+        self.documents += outcome is not Outcome.FAILED
+        self.unchanged += outcome is Outcome.UNCHANGED
+        self.chunks += item.chunks
+        self.size_bytes += item.size_bytes
+        self.sequence = max(self.sequence, item.sequence)
+        epoch = Epoch(self.log_id, self.sequence)
+        return Progress(item.source, outcome, item.chunks, epoch, self.settled, self.size_bytes, item.error)
+
+
+def payload(key: CollectionKey) -> bytes:
+    """What a job of this kind is given."""
+    return json.dumps({"collection": key.name}).encode()
 
 
 class Ingestor:
-    """Runs ingest streams."""
+    """Runs ingest jobs."""
 
-    def __init__(self, log: Log, replica: Replica, workers: Workers, parsers: Parsers) -> None:
-        self._log, self._replica, self._workers, self._parsers = log, replica, workers, parsers
-        self._slots = asyncio.Semaphore(MAX_STREAMS)
-        self._waiting = 0
+    def __init__(self, log: Log, embedders: Embedders, preparer: Preparer, intake: Intake, blobs: Blobs) -> None:
+        self._log, self._embedders, self._preparer = log, embedders, preparer
+        self._intake, self._blobs = intake, blobs
 
-    async def run(
-        self, collection: Collection, embedder: Embedder, documents: AsyncIterator[Incoming], report: Report
-    ) -> Summary:
-        """Take ``documents`` into ``collection``; ``report`` hears of each, in order."""
-        if self._waiting >= MAX_STREAMS_WAITING:
-            raise error(
-                Reason.OVERLOADED,
-                f"{self._waiting} ingests wait already; try again in {_RETRY_AFTER_S:.0f} s",
-                retry_after_s=_RETRY_AFTER_S,
-                waiting=self._waiting,
-            )
-        self._waiting += 1
+    async def run(self, running: Running) -> Summary:
+        """Work a job off."""
+        job = running.job
+        key = CollectionKey(job.tenant, json.loads(job.payload)["collection"])
+        collection = await self._log.get_collection(key)
+        embedder = None
+        if collection is not None:
+            embedder = await self._embedders.get(collection.embedder, collection.dimension)
+        run = _Run(running, key, collection, embedder, self._log, self._preparer, self._intake, self._blobs)
         try:
-            await self._slots.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            stream = _Stream(self._log, self._replica, self._workers, self._parsers, collection, embedder)
-            return await stream.run(documents, report)
-        finally:
-            self._slots.release()
+            return await run.run()
+        except Fenced as exc:
+            raise LeaseLost(running.lease) from exc
 
 
-class _Stream:
-    """One ingest under way."""
+class _Run:
+    """One job under way."""
 
     def __init__(
         self,
+        running: Running,
+        key: CollectionKey,
+        collection: Collection | None,
+        embedder: Embedder | None,
         log: Log,
-        replica: Replica,
-        workers: Workers,
-        parsers: Parsers,
-        collection: Collection,
-        embedder: Embedder,
+        preparer: Preparer,
+        intake: Intake,
+        blobs: Blobs,
     ) -> None:
-        self._log, self._replica, self._workers, self._parsers = log, replica, workers, parsers
+        self._running, self._job, self._key = running, running.job, key
         self._collection, self._embedder = collection, embedder
-        self._sequence = collection.sequence
-        self._under_way: dict[str, asyncio.Event] = {}  # by document name, set when it is published
+        self._log, self._preparer, self._intake, self._blobs = log, preparer, intake, blobs
+        self._tally = Tally(log.log_id, collection.sequence if collection else 0)
+        self._failed: list[Progress] = []
+        self._under_way: dict[str, asyncio.Event] = {}  # by document name, set when it is settled
+        self._total = 0
+        self._tasks: asyncio.TaskGroup
 
-    async def run(self, documents: AsyncIterator[Incoming], report: Report) -> Summary:
-        queue: asyncio.Queue[asyncio.Task[_Prepared] | None] = asyncio.Queue(_AHEAD)
-        counts = dict.fromkeys(Outcome, 0)
-        chunks = size_bytes = 0
-        failed: list[Progress] = []
+    async def run(self) -> Summary:
+        queue: asyncio.Queue[tuple[Item, asyncio.Task[Prepared | Document | WeftError]] | None] = asyncio.Queue(_AHEAD)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._receive(documents, queue, tasks))
-                while (task := await queue.get()) is not None:
-                    prepared = await task
-                    size_bytes += prepared.incoming.size_bytes
-                    progress = await self._finish(prepared, sum(counts.values()) + 1, size_bytes)
-                    counts[progress.outcome] += 1
-                    chunks += progress.chunks
-                    if progress.outcome is Outcome.FAILED:
-                        failed.append(progress)
-                    await report(progress)
+            async with asyncio.TaskGroup() as self._tasks:
+                self._tasks.create_task(self._receive(queue))
+                while (entry := await queue.get()) is not None:
+                    item, preparing = entry
+                    settled = await self._settle(item, await preparing)
+                    self._count(settled)
         except BaseExceptionGroup as group:
-            # The first failure is the stream's; the others only followed from it.
+            # The first failure is the job's; the others only followed from it.
             raise group.exceptions[0] from None
-        await self._replica.settle(self._sequence)
-        return Summary(
-            documents=counts[Outcome.INDEXED] + counts[Outcome.UNCHANGED],
-            unchanged=counts[Outcome.UNCHANGED],
-            chunks=chunks,
-            epoch=self._epoch(),
-            failed=tuple(failed),
-        )
+        tally = self._tally
+        epoch = Epoch(tally.log_id, tally.sequence)
+        return Summary(tally.documents, tally.unchanged, tally.chunks, epoch, tuple(self._failed))
 
     async def _receive(
         self,
-        documents: AsyncIterator[Incoming],
-        queue: asyncio.Queue[asyncio.Task[_Prepared] | None],
-        tasks: asyncio.TaskGroup,
+        queue: asyncio.Queue[tuple[Item, asyncio.Task[Prepared | Document | WeftError]] | None],
     ) -> None:
-        async for incoming in documents:
-            name = document_name(incoming.source)
+        async for item in self._items():
+            if item.outcome is not None:
+                await self._passed(item)
+                continue
+            name = document_name(item.source)
             if (before := self._under_way.get(name)) is not None:
                 await before.wait()
             self._under_way[name] = asyncio.Event()
-            await queue.put(tasks.create_task(self._prepare(incoming, name)))
+            await queue.put((item, self._tasks.create_task(self._prepare(item))))
         await queue.put(None)
 
-    async def _prepare(self, incoming: Incoming, name: str) -> _Prepared:
+    async def _items(self) -> AsyncIterator[Item]:
+        """The documents of the upload, as they come."""
+        tenant, job = self._job.tenant, self._job.id
+        seen = after = 0
+        taken, last_s = False, time.monotonic()
+        while True:
+            seen = await self._intake.changed(seen, 0.0)
+            receipt = await self._intake.receipt(tenant, job)
+            if receipt is not None and not taken:
+                await self._intake.take(tenant, job, self._running.fence)
+                taken = True
+            page = await self._intake.items(tenant, job, after, _PAGE) if receipt is not None else []
+            for item in page:
+                after = item.number
+                yield item
+            if page:
+                last_s = time.monotonic()
+                continue
+            idle_s = time.monotonic() - last_s
+            if receipt is not None and receipt.complete and after >= receipt.count:
+                self._total = after
+                return
+            if (receipt.broken or receipt.silent_s > SILENCE_S) if receipt is not None else idle_s > SILENCE_S:
+                await self._all_settled()
+                raise _incomplete(self._job, after)
+            if receipt is not None and idle_s > IDLE_S and not self._under_way:
+                raise Park(IDLE_S)
+            await self._intake.changed(seen, 0.5)
+
+    async def _all_settled(self) -> None:
+        for event in tuple(self._under_way.values()):
+            await event.wait()
+
+    async def _passed(self, item: Item) -> None:
+        """Count one that was settled before, in its turn."""
+        await self._all_settled()
+        self._count(item)
+
+    async def _prepare(self, item: Item) -> Prepared | Document | WeftError:
         try:
-            if incoming.refused is not None:
-                raise incoming.refused
-            kind = reading.mime_type(incoming.source, incoming.mime_type, incoming.data)
-            sha256 = await self._workers.run(_sha256, incoming.data)
-            document = Document(
-                name, incoming.source, incoming.title, kind, sha256, len(incoming.data), metadata=incoming.metadata
-            )
-            there = await self._log.get_document(self._collection, name)
-            if there is not None and there.same_content(document):
-                return _Prepared(incoming, name, unchanged=there)
-            charset = reading.charset(incoming.mime_type)
-            title, chunks = await self._parsers.parse(incoming.data, kind, charset)
-            incoming = replace(incoming, data=b"")  # let go of before it waits for its turn
-            return await self._embed(incoming, replace(document, title=document.title or title), chunks)
+            if self._collection is None or self._embedder is None:
+                raise unknown_collection(self._key)
+            data = b"".join([part async for part in self._blobs.parts(self._blob(item))])
+            return await self._preparer.prepare(self._collection, self._embedder, item, data, self._running.check)
         except WeftError as err:
-            return _Prepared(incoming, name, failure=err)
+            if err.reason in _PASSING:
+                raise
+            return err
 
-    async def _embed(self, incoming: Incoming, document: Document, chunks: Sequence[Chunk]) -> _Prepared:
-        batch: int | None = None
-        tail, vectors = chunks[:GROUP_CHUNKS], await self._vectors(document, chunks[:GROUP_CHUNKS])
-        for start in range(GROUP_CHUNKS, len(chunks), GROUP_CHUNKS):
-            batch = await self._log.stage(self._collection, batch, tail, vectors)
-            tail = chunks[start : start + GROUP_CHUNKS]
-            vectors = await self._vectors(document, tail)
-        document = replace(document, chunk_count=len(chunks))
-        return _Prepared(incoming, document.name, batch, tail, vectors, document=document)
+    async def _settle(self, item: Item, prepared: Prepared | Document | WeftError) -> Item:
+        if isinstance(prepared, Prepared):
+            settled = await self._publish(item, prepared)
+        elif isinstance(prepared, Document):
+            settled = _taken(item, Outcome.UNCHANGED, prepared)
+        else:
+            settled = replace(item, outcome=Outcome.FAILED, error=prepared)
+        await self._intake.settle(self._job.tenant, self._job.id, self._running.fence, settled)
+        self._tasks.create_task(self._remove(item))
+        self._under_way.pop(document_name(item.source)).set()
+        return settled
 
-    async def _vectors(self, document: Document, chunks: Sequence[Chunk]) -> Vectors:
-        texts = [indexed_text(document.title, piece) for piece in chunks]
-        return await self._workers.run(self._embedder.embed, texts)
+    async def _remove(self, item: Item) -> None:
+        with contextlib.suppress(WeftError):  # the sweep removes it in the end
+            await self._blobs.remove(self._blob(item))
 
-    async def _finish(self, prepared: _Prepared, number: int, size_bytes: int) -> Progress:
-        source = prepared.incoming.source
-        outcome, record, failure = Outcome.FAILED, prepared.unchanged, prepared.failure
-        if record is not None:
-            outcome = Outcome.UNCHANGED
-        elif prepared.document is not None:
-            try:
-                record = await self._publish(prepared, prepared.document)
-                outcome = Outcome.INDEXED
-            except WeftError as err:
-                failure = err
-        self._under_way.pop(prepared.name).set()
-        if record is not None:
-            self._sequence = max(self._sequence, record.sequence)
-        chunks = record.chunk_count if record is not None else 0
-        return Progress(source, outcome, chunks, self._epoch(), number, size_bytes, failure)
+    async def _publish(self, item: Item, prepared: Prepared) -> Item:
+        try:
+            if await self._intake.superseded(self._job.tenant, self._job.id, item.number):
+                later = await self._log.get_document(prepared.collection, prepared.document.name)
+                return _taken(item, Outcome.UNCHANGED, later or prepared.document)
+            return _taken(item, Outcome.INDEXED, await self._preparer.publish(prepared, self._running.check))
+        except WeftError as err:
+            if err.reason in _PASSING:
+                raise
+            return replace(item, outcome=Outcome.FAILED, error=err)
 
-    async def _publish(self, prepared: _Prepared, document: Document) -> Document:
-        vectors = prepared.vectors if prepared.vectors is not None else np.zeros((0, 0), np.float32)
-        return await self._log.publish(self._collection, document, prepared.batch, prepared.tail, vectors)
+    def _count(self, item: Item) -> None:
+        progress = self._tally.add(item)
+        if progress.outcome is Outcome.FAILED and len(self._failed) < MAX_FAILED_KEPT:
+            self._failed.append(progress)
+        tally = self._tally
+        message = f"{tally.chunks} passages of {tally.size_bytes} bytes; {item.source[-80:]}"
+        self._running.progress(tally.settled, self._total, "documents", message)
 
-    def _epoch(self) -> Epoch:
-        return Epoch(self._log.log_id, self._sequence)
+    def _blob(self, item: Item) -> BlobKey:
+        return BlobKey(self._job.tenant, self._job.id, item.number, item.sha256)
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _taken(item: Item, outcome: Outcome, record: Document) -> Item:
+    return replace(item, outcome=outcome, chunks=record.chunk_count, sequence=record.sequence)
+
+
+def _incomplete(job: Job, received: int) -> WeftError:
+    return error(
+        Reason.UPLOAD_INCOMPLETE,
+        f"the upload of jobs/{job.id} ended after {received} documents; these are in. Send it again with the same "
+        "request_id to go on",
+        job=f"jobs/{job.id}",
+        received=received,
+    )

@@ -9,7 +9,7 @@ Errors: COLLECTION_NOT_FOUND, COLLECTION_EXISTS, DOCUMENT_NOT_FOUND, and of embe
 from __future__ import annotations
 
 from services.retriever.embedding import Embedders
-from services.retriever.ports import Embedder, Log
+from services.retriever.ports import Log
 from services.retriever.replica import Replica
 from services.retriever.search import unknown_collection
 from services.retriever.types import Collection, CollectionKey, Document, Epoch
@@ -44,10 +44,15 @@ class Library:
             )
         return there
 
-    async def open_for_ingest(self, key: CollectionKey) -> tuple[Collection, Embedder]:
-        """The collection, made if absent, and its embedder."""
+    async def open_for_ingest(self, key: CollectionKey) -> Collection:
+        """The collection, made if absent, whose embedder is to be had here."""
         collection = await self.create_collection(key, "")
-        return collection, await self._embedders.get(collection.embedder, collection.dimension)
+        await self._embedders.get(collection.embedder, collection.dimension)
+        return collection
+
+    async def settle(self, epoch: Epoch) -> None:
+        """Wait a little until this replica sees what was written, so that its caller does, too."""
+        await self._replica.settle(epoch.sequence)
 
     async def get_collection(self, key: CollectionKey) -> Collection:
         """The collection's record."""

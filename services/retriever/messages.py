@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from mesh.jobs import Job, JobState
 from services.retriever.ingest import Summary
 from services.retriever.types import (
     Collection,
@@ -24,7 +27,6 @@ from weft.errors import to_proto
 from weft.retriever.v1 import retriever_pb2 as pb
 
 SECTION_MARK = " § "
-MAX_FAILED_LISTED = 1_000  # each was told when it failed
 _OUTCOMES: Mapping[Outcome, pb.IngestOutcome] = {
     Outcome.INDEXED: pb.INGEST_OUTCOME_INDEXED,
     Outcome.UNCHANGED: pb.INGEST_OUTCOME_UNCHANGED,
@@ -98,8 +100,24 @@ def finished(value: Summary) -> pb.IngestFinished:
         unchanged=value.unchanged,
         chunks=value.chunks,
         epoch=epoch(value.epoch),
-        failed=[progress(failed) for failed in value.failed[:MAX_FAILED_LISTED]],
+        failed=[progress(failed) for failed in value.failed],
     )
+
+
+def packed(message: Message) -> bytes:
+    """A message as the result of a job."""
+    result = AnyMessage()
+    result.Pack(message)
+    return result.SerializeToString()
+
+
+def ingested(job: Job, so_far: Epoch) -> pb.IngestFinished:
+    """How an ingest's job ended, or where it goes on."""
+    if job.state is not JobState.SUCCEEDED:
+        return pb.IngestFinished(epoch=epoch(so_far), job=f"jobs/{job.id}")
+    done = pb.IngestFinished()
+    AnyMessage.FromString(job.result).Unpack(done)
+    return done
 
 
 def _hit(key: CollectionKey, value: Hit) -> pb.Hit:

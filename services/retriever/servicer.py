@@ -14,8 +14,8 @@ from mesh import context as call_context
 from mesh import deadline as call_deadline
 from mesh.validation import check_page, check_text
 from services.retriever import door, messages
-from services.retriever.ingest import Ingestor
 from services.retriever.library import Library
+from services.retriever.receiving import Receiver
 from services.retriever.search import Searcher
 from services.retriever.types import CollectionKey, Epoch, Progress
 from weft import names
@@ -29,9 +29,9 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     """Implements ``weft.retriever.v1.RetrieverService``."""
 
     def __init__(
-        self, library: Library, searcher: Searcher, ingestor: Ingestor, log_id: str, max_document_bytes: int
+        self, library: Library, searcher: Searcher, receiver: Receiver, log_id: str, max_document_bytes: int
     ) -> None:
-        self._library, self._searcher, self._ingestor = library, searcher, ingestor
+        self._library, self._searcher, self._receiver = library, searcher, receiver
         self._log_id, self._max_document_bytes = log_id, max_document_bytes
 
     async def Search(self, request: pb.SearchRequest, context: aio.ServicerContext) -> pb.SearchResponse:
@@ -53,15 +53,18 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         requests = aiter(request_iterator)
         start = door.check_start(await anext(requests, None))
         key = door.collection_key(_tenant(), start.collection, field="start.collection")
-        collection, embedder = await self._library.open_for_ingest(key)
+        collection = await self._library.open_for_ingest(key)
 
         async def tell(progress: Progress) -> None:
             await context.write(pb.IngestDocumentsResponse(progress=messages.progress(progress)))
 
         documents = door.incoming(requests, self._max_document_bytes)
-        summary = await self._ingestor.run(collection, embedder, documents, tell)
-        _note(key, summary.epoch)
-        await context.write(pb.IngestDocumentsResponse(finished=messages.finished(summary)))
+        job = await self._receiver.run(collection, start.request_id, documents, tell, detach=start.detach)
+        finished = messages.ingested(job, self._library.epoch(collection.sequence))
+        epoch = self._library.epoch(finished.epoch.sequence)
+        await self._library.settle(epoch)
+        _note(key, epoch)
+        await context.write(pb.IngestDocumentsResponse(finished=finished))
 
     async def GetDocument(self, request: pb.GetDocumentRequest, context: aio.ServicerContext) -> pb.GetDocumentResponse:
         """One document's record."""

@@ -13,10 +13,14 @@ from mesh import plugins
 from mesh.plugins import Url
 from mesh.settings import ServiceSettings
 from services.retriever.limits import Limits
+from services.retriever.receiving import Bounds
 from weft.errors import WeftError
 
 _MIB = 1 << 20
 LOGS: Final = "services.retriever.logs"
+QUEUES: Final = "mesh.jobs.queues"
+INTAKES: Final = "services.retriever.intakes"
+BLOBS: Final = "services.retriever.blobs"
 _PACKAGES = {"index": "services.retriever.indexes", "embedder": "services.retriever.embedders"}
 
 
@@ -62,6 +66,12 @@ class RetrieverOptions(BaseModel):
         256 * _MIB, ge=1, description="what a packed document (docx, pdf) may unpack to, bytes"
     )
 
+    max_ingest_documents: int = Field(100_000, ge=1, description="documents of one ingest")
+    max_waiting_bytes: int = Field(
+        1024 * _MIB, ge=1, description="uploaded documents that wait to be indexed, bytes; senders wait for room"
+    )
+    max_queued_jobs: int = Field(1_000, ge=1, description="jobs that wait for a worker; more are refused")
+
     @field_validator("model_sources", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -71,6 +81,11 @@ class RetrieverOptions(BaseModel):
     @classmethod
     def _known(cls, value: str, info: ValidationInfo) -> str:
         return known_scheme(value, _PACKAGES[info.field_name or ""])
+
+    @property
+    def bounds(self) -> Bounds:
+        """What an ingest may take up."""
+        return Bounds(self.max_ingest_documents, self.max_waiting_bytes)
 
     @property
     def thread_counts(self) -> tuple[int, int]:

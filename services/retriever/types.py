@@ -128,15 +128,13 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A document on its way in. ``refused`` is set where it was turned away before its bytes were read."""
+    """A document that begins to come in. ``refused`` is set where it is turned away by what it says of itself."""
 
     source: str
     title: str = ""
     mime_type: str = ""
     metadata: Mapping[str, object] = field(default_factory=dict)
-    data: bytes = b""
     refused: WeftError | None = None
-    size_bytes: int = 0  # bytes received, kept or not
 
 
 class Outcome(Enum):

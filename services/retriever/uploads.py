@@ -1,7 +1,7 @@
 """Documents between their upload and their indexing: the ports that keep them, beside those in ``ports``.
 
 The bytes of each uploaded document lie in ``Blobs``; ``Intake`` has the list of what an ingest is made of and
-what became of each. Both are by tenant and job. Forms: ``blobs/files.py`` and ``intakes/sqlite.py``.
+what became of each. Both are by tenant and job. Forms: ``blobs/sqlite.py`` and ``intakes/sqlite.py``.
 
     received -> put (blob kept, item listed) -> settled (indexed, unchanged, failed; blob removed) -> forgotten
 
@@ -97,6 +97,14 @@ class Receipt:
     silent_s: float  # since the last sign of its sender
 
 
+class Held(NamedTuple):
+    """An ingest that may still have blobs, and its place in the list of them."""
+
+    place: int
+    tenant: str
+    job: str
+
+
 class Intake(Protocol):
     """The documents of ingests, by (tenant, job). Every method may raise STORE_CORRUPT or DEPENDENCY_UNAVAILABLE.
 
@@ -154,14 +162,17 @@ class Intake(Protocol):
     async def waiting_bytes(self) -> int:
         """Bytes in the blob store that wait, of all tenants."""
 
-    async def held(self, limit: int) -> list[tuple[str, str]]:
-        """Some (tenant, job) that may still have blobs, oldest first."""
+    async def held(self, after: int, limit: int) -> list[Held]:
+        """Ingests that may still have blobs, oldest first, from the first past the place ``after``."""
 
     async def let_go(self, tenant: str, job: str) -> None:
-        """The blobs of a job are removed."""
+        """The job has ended: forget documents that still wait, whose bytes are about to go.
 
-    async def forget(self, tenant: str, job: str) -> None:
-        """Remove all that is known of an ingest."""
+        What was settled stays, for whoever asks again. A sender that begins again sends the rest again.
+        """
+
+    async def sweep(self, older_than_s: float) -> bool:
+        """Forget a few ingests that were let go and that nobody touched for so long; whether there may be more."""
 
     async def changed(self, seen: int, timeout_s: float) -> int:
         """Wait until anything changed since ``seen`` (0 at first), or the time is up; returns the new ``seen``."""

@@ -11,27 +11,28 @@ from functools import partial
 
 from mesh import plugins
 from mesh.app import Runtime
+from mesh.jobs import service
 from mesh.plugins import Url
 from mesh.server import Binding
 from services.retriever.embedding import Embedders, open_plugin
-from services.retriever.ingest import Ingestor
 from services.retriever.keeping import Keeper
 from services.retriever.library import Library
 from services.retriever.merging import Merger
 from services.retriever.parsing import Parsers
 from services.retriever.ports import EmbedderFiles, Log, VectorIndexes
+from services.retriever.preparing import Preparer
 from services.retriever.replica import Replica
 from services.retriever.search import Searcher
 from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import LOGS, Settings
+from services.retriever.sweeping import sweep_log
 from services.retriever.workers import Workers
+from services.retriever.workshop import workshop
 from weft.errors import Reason, WeftError
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
 _log = logging.getLogger(__name__)
 _WAITING_PER_THREAD = 128
-_SWEEP_EVERY_S = 60.0
-_SWEEP_PAUSE_S = 0.2
 
 
 @asynccontextmanager
@@ -63,17 +64,22 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         stack.callback(keeper.close)
         await keeper.start()
         await replica.load()
-        for duty in (replica.follow(), Merger(replica, merging).run(), keeper.run(), _sweeping(log)):
+        preparer = Preparer(log, ingesting, parsers)
+        shop = await stack.enter_async_context(workshop(settings, runtime, log, embedders, preparer))
+        for duty in (replica.follow(), Merger(replica, merging).run(), keeper.run(), sweep_log(log), *shop.duties):
             stack.push_async_callback(_cancelled, _own(asyncio.create_task(duty), runtime))
         servicer = RetrieverServicer(
             Library(log, replica, embedders),
             Searcher(replica, embedders, searching),
-            Ingestor(log, replica, ingesting, parsers),
+            shop.receiver,
             log.log_id,
             options.max_document_bytes,
         )
         descriptor = retriever_pb2.DESCRIPTOR.services_by_name["RetrieverService"]
-        yield [Binding(descriptor, retriever_pb2_grpc.add_RetrieverServiceServicer_to_server, servicer)]
+        yield [
+            Binding(descriptor, retriever_pb2_grpc.add_RetrieverServiceServicer_to_server, servicer),
+            service.binding(shop.jobs),
+        ]
 
 
 def _workers(stack: AsyncExitStack, name: str, threads: int) -> Workers:
@@ -89,19 +95,6 @@ async def _open_default(embedders: Embedders) -> None:
     except WeftError as err:
         if err.reason != Reason.EMBEDDER_UNAVAILABLE:
             raise
-
-
-async def _sweeping(log: Log) -> None:
-    """Remove what deletion, replacement and crashes left behind, a little at a time."""
-    while True:
-        try:
-            more = await log.sweep()
-        except WeftError as err:
-            if err.reason == Reason.STORE_CORRUPT:
-                raise
-            _log.warning("the sweep of the change log waits: %s", err)
-            more = False
-        await asyncio.sleep(_SWEEP_PAUSE_S if more else _SWEEP_EVERY_S)
 
 
 def _own(task: asyncio.Task[None], runtime: Runtime) -> asyncio.Task[None]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mesh.jobs import Claim, JobProgress, Jobs, JobState, LeaseLost, Limits, Submission, sqlite
+from mesh.jobs import Claim, JobProgress, Jobs, JobState, LeaseLost, Limits, Submission
+from mesh.jobs.queues import sqlite
 from weft.errors import Reason, WeftError, error
 
 Opener = Callable[[Path, Limits], Awaitable[Jobs]]
@@ -22,7 +23,7 @@ WORK = ("work",)
 
 
 async def open_sqlite(place: Path, limits: Limits) -> Jobs:
-    return await sqlite.open(place / "jobs.db", limits)
+    return await sqlite.open_file(place / "jobs.db", limits)
 
 
 BACKENDS: dict[str, Opener] = {"sqlite": open_sqlite}

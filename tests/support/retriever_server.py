@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
 
 from mesh.load import LoadMeter
@@ -88,9 +91,10 @@ def parts(documents: Mapping[str, bytes | str], collection: str = "") -> list[pb
     return messages
 
 
-def start(collection: str = "", request_id: str = "test-1") -> pb.IngestDocumentsRequest:
-    """The first message."""
-    return pb.IngestDocumentsRequest(start=pb.IngestStart(collection=collection, request_id=request_id))
+def start(collection: str = "", request_id: str | None = None, detach: bool = False) -> pb.IngestDocumentsRequest:
+    """The first message; without ``request_id``, of an ingest of its own."""
+    request_id = uuid.uuid4().hex if request_id is None else request_id
+    return pb.IngestDocumentsRequest(start=pb.IngestStart(collection=collection, request_id=request_id, detach=detach))
 
 
 def header(source: str, metadata: Mapping[str, Any] | None = None, **fields: Any) -> pb.IngestDocumentsRequest:
@@ -119,9 +123,12 @@ async def failure(call: Any) -> WeftError:
 class _Runtime:
     """What wiring uses of a process."""
 
-    def __init__(self, failures: list[BaseException], registry: CollectorRegistry) -> None:
+    instance_id = "retriever-1"
+
+    def __init__(self, failures: list[BaseException], tracer: Tracer, registry: CollectorRegistry) -> None:
         self.fail = failures.append
-        self.registry = registry
+        self.tracer, self.registry = tracer, registry
+        self.stopping = asyncio.Event()
 
 
 @asynccontextmanager
@@ -132,8 +139,9 @@ async def served(place: Path, **options: Any) -> AsyncIterator[Served]:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
     metrics = Metrics(service="retriever", instance_id="retriever-1", version="v1")
+    runtime = _Runtime(failures, provider.get_tracer("test"), metrics.registry)
     server = MeshServer(tracer=provider.get_tracer("test"), metrics=metrics, load=LoadMeter(LoadWeights()))
-    async with build(settings, _Runtime(failures, metrics.registry)) as bindings:  # type: ignore[arg-type]
+    async with build(settings, runtime) as bindings:  # type: ignore[arg-type]
         port = await server.start("127.0.0.1", 0, bindings)
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         try:

@@ -16,8 +16,9 @@ from opentelemetry.trace import NoOpTracer
 from prometheus_client import CollectorRegistry
 
 from mesh import context as call_context
-from mesh.jobs import Job, JobProgress, JobState, LeaseLost, Limits, Submission, metrics, sqlite
-from mesh.jobs.sqlite import SqliteJobs
+from mesh.jobs import Job, JobProgress, JobState, LeaseLost, Limits, Submission, metrics
+from mesh.jobs.queues import sqlite
+from mesh.jobs.queues.sqlite import SqliteJobs
 from mesh.jobs.worker import Handler, Park, Running, Worker, traceparent
 from weft.errors import Reason, error
 
@@ -26,7 +27,7 @@ LIMITS = Limits(lease_s=0.6, backoff_s=0.1)
 
 @pytest.fixture
 async def queue(tmp_path: Path) -> AsyncIterator[SqliteJobs]:
-    opened = await sqlite.open(tmp_path / "jobs.db", LIMITS)
+    opened = await sqlite.open_file(tmp_path / "jobs.db", LIMITS)
     yield opened
     await opened.close()
 
@@ -146,7 +147,7 @@ async def test_a_process_that_was_paused_too_long_is_stopped_and_its_check_refus
     stopped, refused = asyncio.Event(), False
 
     async def claim_elsewhere() -> None:
-        another = await sqlite.open(tmp_path / "jobs.db", LIMITS)
+        another = await sqlite.open_file(tmp_path / "jobs.db", LIMITS)
         await asyncio.sleep(LIMITS.lease_s + 0.1)
         assert await another.claim(("work",), "another") is not None
         await another.close()

@@ -13,8 +13,9 @@ import pytest
 from google.protobuf import any_pb2, duration_pb2
 from opentelemetry.trace import NoOpTracer
 
-from mesh.jobs import JobProgress, Limits, Submission, service, sqlite
-from mesh.jobs.sqlite import SqliteJobs
+from mesh.jobs import JobProgress, Limits, Submission, service
+from mesh.jobs.queues import sqlite
+from mesh.jobs.queues.sqlite import SqliteJobs
 from mesh.load import LoadMeter
 from mesh.server import MeshServer
 from mesh.settings import LoadWeights
@@ -34,7 +35,7 @@ class Served(NamedTuple):
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    queue = await sqlite.open(tmp_path / "jobs.db", Limits())
+    queue = await sqlite.open_file(tmp_path / "jobs.db", Limits())
     server = MeshServer(
         tracer=NoOpTracer(),
         metrics=Metrics(service="retriever", instance_id="retriever-1", version="v1"),

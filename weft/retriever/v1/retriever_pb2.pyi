@@ -140,12 +140,14 @@ class IngestDocumentsRequest(_message.Message):
     def __init__(self, start: _Optional[_Union[IngestStart, _Mapping]] = ..., document: _Optional[_Union[DocumentHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class IngestStart(_message.Message):
-    __slots__ = ("collection", "request_id")
+    __slots__ = ("collection", "request_id", "detach")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DETACH_FIELD_NUMBER: _ClassVar[int]
     collection: str
     request_id: str
-    def __init__(self, collection: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    detach: bool
+    def __init__(self, collection: _Optional[str] = ..., request_id: _Optional[str] = ..., detach: bool = ...) -> None: ...
 
 class DocumentHeader(_message.Message):
     __slots__ = ("source", "title", "mime_type", "metadata", "size_bytes")

@@ -98,7 +98,9 @@ class RetrieverServiceServicer(object):
     def IngestDocuments(self, request_iterator, context):
         """IngestDocuments takes documents in as a stream and answers with progress, then exactly one
         `finished`. A bad document is named in `failed` and harms no other. Sending the same documents
-        again changes nothing: same content is recognised, changed content replaces the old.
+        again changes nothing: same content is recognised, changed content replaces the old. The work is
+        done by a job (weft.jobs.v1.JobService), which goes on when the caller goes away after the last
+        document; where one goes away before that, what has arrived whole is taken in.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

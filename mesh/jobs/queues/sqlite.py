@@ -33,7 +33,9 @@ from mesh.jobs import (
     queue_full,
     still_active,
 )
-from mesh.jobs import _tables as sql
+from mesh.jobs.queues import _tables as sql
+from mesh.plugins import Url
+from mesh.settings import directory_of
 from mesh.validation import invalid, shorten
 from weft.common.v1 import error_pb2
 from weft.errors import WeftError, from_proto, to_proto
@@ -289,12 +291,17 @@ class SqliteJobs:
             self._as(lease, db, sql.END, JobState.FAILED, failure, b"", now_s)
 
 
-async def open(path: Path, limits: Limits, now_s: Callable[[], float] = time.time) -> SqliteJobs:
-    """Open the queue in ``path``, made if it isn't there.
+async def open(url: Url, limits: Limits) -> SqliteJobs:
+    """Open ``DIR/jobs.db`` of ``sqlite:///DIR``, made if it isn't there.
 
     Raises:
         WeftError: STORE_CORRUPT, DEPENDENCY_UNAVAILABLE.
     """
+    return await open_file(directory_of(url) / "jobs.db", limits)
+
+
+async def open_file(path: Path, limits: Limits, now_s: Callable[[], float] = time.time) -> SqliteJobs:
+    """Open the queue in ``path``, made if it isn't there."""
     return SqliteJobs(await database.open(path, sql.SCHEMA), limits, now_s)
 
 

@@ -1,0 +1,232 @@
+"""The list of uploads in one SQLite file, ``intake.db``, shared by the replicas of a machine.
+
+A row of ``uploads`` per ingest: who sends, when they last gave a sign, how much is here and whether that is
+all. A row of ``items`` per document. Both stay for a while after the job ended, so that the same request
+again is answered as it was; ``sweep`` forgets them.
+
+Workers' writes are fenced by ``uploads.fence``, the highest fence that any of them came with.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from mesh import database
+from mesh.database import Database
+from mesh.plugins import Url
+from mesh.settings import directory_of
+from services.retriever.intakes import _tables as sql
+from services.retriever.types import Outcome, document_name
+from services.retriever.uploads import Fenced, Held, Item, Receipt
+from weft.common.v1 import error_pb2
+from weft.errors import Reason, WeftError, error, from_proto, to_proto
+
+_SWEEP_UPLOADS: Final = 20
+
+
+class SqliteIntake:
+    """``Intake`` on SQLite. Make it with ``open``."""
+
+    def __init__(self, db: Database, now_s: Callable[[], float]) -> None:
+        self._db, self._now_s = db, now_s
+
+    # -- for senders ----------------------------------------------------------------------------------
+
+    async def begin(self, tenant: str, job: str, collection: str, sender: str) -> Receipt:
+        """An upload begins, or begins again from its first document."""
+
+        def work(db: sqlite3.Connection) -> Receipt:
+            now_s = self._now_s()
+            db.execute(sql.BEGIN, (tenant, job, collection, sender, now_s))
+            return _receipt(db.execute(sql.UPLOAD, (tenant, job)).fetchone(), now_s)
+
+        return await self._db.write(work)
+
+    async def put(self, tenant: str, job: str, sender: str, item: Item) -> bool:
+        """Add a document; returns whether it waits for its bytes to be worked on."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            upload = db.execute(sql.UPLOAD, (tenant, job)).fetchone()
+            db.execute(sql.RECEIVED, (self._now_s(), item.number, tenant, job))
+            there = db.execute(sql.ITEM, (tenant, job, item.number)).fetchone()
+            if there is not None:
+                if _content(_item(there)) != _content(item):
+                    raise _reused(job, f"document {item.number} is {item.source[:80]!r} with another content now")
+                return there["outcome"] is None
+            if upload["total"] is not None and item.number > upload["total"]:
+                raise _reused(job, f"it had {upload['total']} documents then, and has more now")
+            outcome = item.outcome.name if item.outcome else None
+            metadata = json.dumps(item.metadata, ensure_ascii=False, sort_keys=True)
+            db.execute(
+                sql.PUT,
+                (
+                    *(tenant, job, item.number, upload["collection"], document_name(item.source), item.source),
+                    *(item.title, item.mime_type, metadata, item.sha256, item.size_bytes),
+                    *(0 if outcome else item.size_bytes, outcome, _error(item.error)),
+                ),
+            )
+            return outcome is None
+
+        return await self._db.write(work)
+
+    async def sign(self, tenant: str, job: str, sender: str) -> None:
+        """The sender is still there."""
+        await self._db.write(lambda db: db.execute(sql.SIGN, (self._now_s(), tenant, job, sender)))
+
+    async def complete(self, tenant: str, job: str, sender: str, count: int, *, durable: bool) -> None:
+        """All ``count`` documents are here."""
+
+        def work(db: sqlite3.Connection) -> None:
+            upload = db.execute(sql.UPLOAD, (tenant, job)).fetchone()
+            before = upload["total"] if upload["total"] is not None else max(count, upload["count"])
+            if before != count:
+                raise _reused(job, f"it had {before} documents then, and has {count} now")
+            db.execute(sql.COMPLETE, (count, tenant, job))
+
+        await self._db.write(work, durable=durable)
+
+    async def break_off(self, tenant: str, job: str, sender: str) -> None:
+        """The sender is gone and the rest won't come."""
+        await self._db.write(lambda db: db.execute(sql.BREAK_OFF, (tenant, job, sender)))
+
+    # -- for whoever looks ----------------------------------------------------------------------------
+
+    async def receipt(self, tenant: str, job: str) -> Receipt | None:
+        """How far the upload is; None where none began."""
+        row = await self._db.read(lambda db: db.execute(sql.UPLOAD, (tenant, job)).fetchone())
+        return _receipt(row, self._now_s()) if row is not None else None
+
+    async def items(self, tenant: str, job: str, after: int, limit: int) -> list[Item]:
+        """Documents by number, from the first past ``after``."""
+        rows = await self._db.read(lambda db: db.execute(sql.ITEMS, (tenant, job, after, limit)).fetchall())
+        return [_item(row) for row in rows]
+
+    async def waiting_bytes(self) -> int:
+        """Bytes in the blob store that wait, of all tenants."""
+        return int(await self._db.read(lambda db: db.execute(sql.WAITING_BYTES).fetchone()[0]))
+
+    async def changed(self, seen: int, timeout_s: float) -> int:
+        """Wait until anything changed since ``seen`` (0 at first), or the time is up; returns the new ``seen``."""
+        return await self._db.changed(seen, timeout_s)
+
+    # -- for workers ----------------------------------------------------------------------------------
+
+    async def take(self, tenant: str, job: str, fence: int) -> None:
+        """A worker begins: from now on lower fences are refused."""
+
+        def work(db: sqlite3.Connection) -> None:
+            _check(db, tenant, job, fence)
+            db.execute(sql.TAKE, (fence, tenant, job))
+
+        await self._db.write(work)
+
+    async def settle(self, tenant: str, job: str, fence: int, item: Item) -> None:
+        """Note what became of a document."""
+
+        def work(db: sqlite3.Connection) -> None:
+            _check(db, tenant, job, fence)
+            outcome = item.outcome.name if item.outcome else None
+            db.execute(sql.SETTLE, (outcome, item.chunks, item.sequence, _error(item.error), tenant, job, item.number))
+
+        await self._db.write(work)
+
+    async def superseded(self, tenant: str, job: str, number: int) -> bool:
+        """Whether a document of the same source that came in later, by another job, is indexed already."""
+        return await self._db.read(lambda db: db.execute(sql.SUPERSEDED, (tenant, job, number)).fetchone() is not None)
+
+    # -- for the sweep --------------------------------------------------------------------------------
+
+    async def held(self, after: int, limit: int) -> list[Held]:
+        """Ingests that may still have blobs, oldest first, from the first past the place ``after``."""
+        rows = await self._db.read(lambda db: db.execute(sql.HELD, (after, limit)).fetchall())
+        return [Held(*row) for row in rows]
+
+    async def let_go(self, tenant: str, job: str) -> None:
+        """The job has ended: forget documents that still wait, whose bytes are about to go."""
+
+        def work(db: sqlite3.Connection) -> None:
+            lost = db.execute(
+                "DELETE FROM items WHERE tenant = ? AND job = ? AND outcome IS NULL", (tenant, job)
+            ).rowcount
+            db.execute(sql.LET_GO, (lost > 0, tenant, job))
+
+        await self._db.write(work)
+
+    async def sweep(self, older_than_s: float) -> bool:
+        """Forget a few ingests that were let go and that nobody touched for so long; whether there may be more."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            old = db.execute(sql.OLD, (self._now_s() - older_than_s, _SWEEP_UPLOADS)).fetchall()
+            for where in map(tuple, old):
+                db.execute("DELETE FROM items WHERE tenant = ? AND job = ?", where)
+                db.execute("DELETE FROM uploads WHERE tenant = ? AND job = ?", where)
+            return len(old) == _SWEEP_UPLOADS
+
+        return await self._db.write(work)
+
+    async def close(self) -> None:
+        """Close the file."""
+        await self._db.close()
+
+
+async def open(url: Url) -> SqliteIntake:
+    """Open ``DIR/intake.db`` of ``sqlite:///DIR``, made if it isn't there.
+
+    Raises:
+        WeftError: STORE_CORRUPT, DEPENDENCY_UNAVAILABLE.
+    """
+    return await open_file(directory_of(url) / "intake.db")
+
+
+async def open_file(path: Path, now_s: Callable[[], float] = time.time) -> SqliteIntake:
+    """Open the list in ``path``, made if it isn't there."""
+    return SqliteIntake(await database.open(path, sql.SCHEMA), now_s)
+
+
+def _check(db: sqlite3.Connection, tenant: str, job: str, fence: int) -> None:
+    upload = db.execute(sql.UPLOAD, (tenant, job)).fetchone()
+    if upload is not None and upload["fence"] > fence:
+        raise Fenced(f"jobs/{job}: fence {fence} came after {upload['fence']}")
+
+
+def _content(item: Item) -> tuple[Any, ...]:
+    return item.source, item.title, item.mime_type, item.metadata, item.sha256, item.size_bytes
+
+
+def _reused(job: str, what: str) -> WeftError:
+    return error(
+        Reason.REQUEST_ID_REUSED,
+        f"this request_id began jobs/{job} with other documents: {what}; use a new request_id for a new ingest",
+        job=f"jobs/{job}",
+        difference=what,
+    )
+
+
+def _error(failure: WeftError | None) -> bytes | None:
+    return to_proto(failure).SerializeToString() if failure is not None else None
+
+
+def _receipt(row: sqlite3.Row, now_s: float) -> Receipt:
+    silent_s = max(0.0, now_s - row["sign_s"])
+    return Receipt(row["count"], row["total"] is not None, bool(row["broken"]), silent_s)
+
+
+def _item(row: sqlite3.Row) -> Item:
+    return Item(
+        number=row["number"],
+        source=row["source"],
+        sha256=row["sha256"],
+        size_bytes=row["size_bytes"],
+        title=row["title"],
+        mime_type=row["mime_type"],
+        metadata=json.loads(row["metadata"]),
+        outcome=Outcome[row["outcome"]] if row["outcome"] is not None else None,
+        chunks=row["chunks"],
+        sequence=row["sequence"],
+        error=from_proto(error_pb2.Error.FromString(row["error"])) if row["error"] is not None else None,
+    )
