@@ -5,6 +5,7 @@ that holds ``FANOUT`` segments becomes one of the next tier. So a passage is mov
 its collection has tiers, however it came in, and a million passages lie in some twenty segments. Besides:
 
 - a segment of which less than half stands is written anew, a small one when things are quiet;
+- a segment whose vector index was made in haste and is too large for its kind is written anew;
 - a join never makes more than ``MAX_ROWS`` rows, which bounds its work and memory;
 - when nothing has changed for ``SETTLE_S``, segments that together hold at most ``SETTLED_ROWS`` become one: a small
   collection is searched in one segment.
@@ -86,6 +87,8 @@ def due(view: View, *, quiet: bool) -> Job | None:
 
     for part in view.parts:
         if part.live_count < len(part.segment) / 2 and (quiet or len(part.segment) > TAIL_ROWS):
+            return job([part])
+        if part.segment.dense is not None and view.indexes.outgrown(part.segment.dense):
             return job([part])
     tiers: dict[int, list[Part]] = {}
     for part in sorted(view.parts, key=lambda part: part.live_count):

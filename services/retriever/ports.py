@@ -154,6 +154,9 @@ class VectorIndexes(Protocol):
     def build(self, vectors: Vectors, *, settled: bool) -> VectorIndex:
         """An index of ``vectors``. What isn't ``settled`` is soon joined with others: it has to be made at once."""
 
+    def outgrown(self, index: VectorIndex) -> bool:
+        """Whether its vectors should be indexed anew, settled."""
+
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> VectorIndex:
         """The index whose ``arrays`` were kept; they may lie in a mapped file."""
 

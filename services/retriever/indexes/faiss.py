@@ -5,6 +5,9 @@ more than those, every row is scored here; above, FAISS looks through the array 
 were asked for. These are scored again (``cosines``), and where the last of them might tie with the last of
 the best, all that come near it are fetched, so that what is found depends on the vectors alone.
 
+A settled segment of ``IVF_ROWS`` and more gets an inverted file (``_ivf``), which reads a fraction of it and misses
+about one neighbour in a hundred.
+
 FAISS brings its own threads; one is right here, since searches run beside each other in the service's
 bounded pool.
 """
@@ -21,11 +24,13 @@ from numpy.typing import NDArray
 
 from mesh.plugins import Url
 from services.retriever.cosines import cosines
+from services.retriever.indexes import _ivf
 from services.retriever.packed import Mask, Rows
 from services.retriever.ports import Scores, VectorIndex
 from services.retriever.types import Vectors
 
 SCAN_ALL: Final = 512
+IVF_ROWS: Final = 32_768  # flat takes 2 to 3 ms there; docs/adr/0008
 _MORE: Final = 16  # candidates beyond those asked for
 _NEAR: Final = 1e-5  # FAISS and ``cosines`` round differently, by less than this
 
@@ -36,11 +41,12 @@ class FlatIndex:
 
     faiss: Any  # the library: its Python classes take more than its type stubs say
     matrix: Vectors
+    final: bool  # it is not worth trying whether an inverted file would do better
 
     @property
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         """What has to be kept to open it again."""
-        return {"matrix": self.matrix}
+        return {"matrix": self.matrix, "final": np.array([self.final])}
 
     def search(self, query: Vectors, k: int, allowed: Mask | None) -> tuple[Rows, Scores]:
         """The ``k`` nearest ``allowed`` rows to the one row of ``query``, best first, ties by row."""
@@ -108,11 +114,20 @@ class FaissIndexes:
 
     def build(self, vectors: Vectors, *, settled: bool) -> VectorIndex:
         """An index of ``vectors``."""
-        return FlatIndex(self.faiss, np.ascontiguousarray(vectors, np.float32))
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        large = len(vectors) >= IVF_ROWS
+        lists = _ivf.build(self.faiss, vectors) if large and settled else None
+        return FlatIndex(self.faiss, vectors, settled or not large) if lists is None else lists
+
+    def outgrown(self, index: VectorIndex) -> bool:
+        """Whether ``index`` was made for fewer rows than it has."""
+        return isinstance(index, FlatIndex) and not index.final
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> VectorIndex:
         """The index that ``arrays`` were kept of."""
-        return FlatIndex(self.faiss, arrays["matrix"])
+        if "firsts" in arrays:
+            return _ivf.load(self.faiss, arrays)
+        return FlatIndex(self.faiss, arrays["matrix"], bool(arrays["final"][0]))
 
 
 def open(url: Url) -> FaissIndexes:
