@@ -33,7 +33,8 @@ import numpy as np
 
 from mesh.plugins import Url
 from services.generator.models import extractive
-from services.generator.types import End, FinishReason, Message, Passage, Piece, Request, Role
+from services.generator.types import End, Message, Piece, Request, Role
+from weft.values import FinishReason, Passage
 
 TOP_K: Final = 5
 SPLITS: Final = {"made-on": (0,), "held-out": (1,), "all": (0, 1)}

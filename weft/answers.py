@@ -5,7 +5,8 @@
     search  -> SearchResult    hits, and how far in the change log they look
     ingest  -> IngestResult    what went in, from which epoch on it is found, what failed and why
 
-Names of things are resource names (``sessions/{s}/turns/{t}``, ``collections/{c}/documents/{d}``).
+What services hand each other as well (passages, citations, the ledger…) is defined in ``weft.values`` and is
+to be had from here. Names of things are resource names (``sessions/{s}/turns/{t}``, ``collections/{c}/documents/{d}``).
 Offsets count code points. Durations say their unit in the name. ``as_dict`` turns any of these
 into what ``json.dumps`` takes; the command line's ``--json`` prints exactly that.
 """
@@ -17,104 +18,13 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from weft.errors import WeftError
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """A place in a store's change log. Opaque: hand it back as ``min_epoch`` to read at least as far."""
-
-    log_id: str
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class Degradation:
-    """One thing that a reply went without."""
-
-    stage: str
-    """What was skipped or failed: "retrieval", "tools", "generation"…"""
-    reason: str
-    """Name of the reason, as in ``WeftError.reason``."""
-    fallback: str
-    """What stood in for it."""
-    detail: str = ""
-    """One sentence for a person; may be empty."""
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
-    """What one stage spent of the deadline. Stages may overlap."""
-
-    stage: str
-    start_ms: float
-    """Milliseconds after the call was accepted."""
-    duration_ms: float
-    budget_ms: float
-    """What it was allowed to spend; 0 where it had the whole rest."""
-    status: str
-    """Canonical gRPC code name, "OK" for success."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """How a turn spent its deadline."""
-
-    deadline_ms: float = 0.0
-    elapsed_ms: float = 0.0
-    entries: tuple[LedgerEntry, ...] = ()
-    """In the order in which the stages began."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a model read and wrote."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    """Those of the input that came from a cache."""
-    cost_micros: int = 0
-    """Millionths of the operator's currency; 0 where there is no price table."""
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A piece of a document that may ground an answer."""
-
-    name: str
-    """``collections/{c}/documents/{d}/chunks/{k}``"""
-    text: str
-    title: str = ""
-    section: str = ""
-    """Headings above the passage, outermost first, joined with " § "."""
-    page: int = 0
-    """From 1; 0 where the format has no pages."""
-    source: str = ""
-    """Path or URI, as given at ingest."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    start_char: int = 0
-    end_char: int = 0
-
-    @property
-    def document(self) -> str:
-        """Resource name of the document."""
-        return self.name.partition("/chunks/")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Citation:
-    """Ties ``answer.text[start_char:end_char]`` to the passage that supports it."""
-
-    passage: str
-    """Resource name of the passage."""
-    start_char: int
-    end_char: int
-    quote: str = ""
-    """The words of the passage that carry the claim; may be empty."""
-    title: str = ""
-    section: str = ""
-    page: int = 0
-    source: str = ""
+from weft.values import Citation as Citation
+from weft.values import Degradation as Degradation
+from weft.values import Epoch as Epoch
+from weft.values import Ledger as Ledger
+from weft.values import LedgerEntry as LedgerEntry
+from weft.values import Passage as Passage
+from weft.values import Usage as Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +184,9 @@ class Answer:
     tools: tuple[ToolResult, ...] = ()
     passages: tuple[Passage, ...] = ()
     """What was found, best first, cited or not."""
-    ledger: Ledger = Ledger()
+    ledger: Ledger = field(default_factory=Ledger)
     degraded: tuple[Degradation, ...] = ()
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     cached: bool = False
     """The answer came from a cache."""
     replayed: bool = False

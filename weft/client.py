@@ -27,7 +27,7 @@ from typing import Final
 from grpc import aio
 from opentelemetry import trace
 
-from weft import convert
+from weft import convert, wire
 from weft.answers import Answer, Epoch, IngestResult, SearchResult
 from weft.channel import Dial
 from weft.connection import Connection
@@ -322,7 +322,7 @@ class Client:
     ) -> None:
         epoch = given or self._epochs.get(request.collection or _DEFAULT_COLLECTION)
         if epoch is not None:
-            request.min_epoch.CopyFrom(convert.epoch_to_wire(epoch))
+            wire.put_epoch(request.min_epoch, epoch)
 
     def _explain(self, exc: aio.AioRpcError, service: str, timeout_s: float) -> WeftError:
         failure = self._connection.explain(exc, service, timeout_s)

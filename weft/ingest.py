@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Final
 
 from google.protobuf import json_format
 
-from weft import answers, convert
+from weft import answers, wire
 from weft.answers import Document, IngestProgress, IngestResult
 from weft.errors import Reason, WeftError, error, from_proto
 from weft.retriever.v1 import retriever_pb2
@@ -195,7 +195,7 @@ class Progress:
             )
 
     def _reach(self, message: Any) -> None:
-        epoch = convert.epoch(message)
+        epoch = wire.epoch(message)
         if epoch is not None and (self._epoch is None or epoch.sequence >= self._epoch.sequence):
             self._epoch = epoch
 

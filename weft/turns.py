@@ -30,7 +30,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
-from weft import answers, convert
+from weft import answers, convert, wire
 from weft.answers import Answer, Event
 from weft.connection import has_details
 from weft.errors import Reason, WeftError, error
@@ -223,16 +223,16 @@ class _AnswerParts:
         started = self._started or answers.Started("", "", "", {}, False)
         return Answer(
             text=message.text,
-            citations=tuple(convert.citation(m) for m in message.citations),
+            citations=wire.citations(message.citations),
             session=started.session,
             turn=started.turn,
             trace_id=started.trace_id,
             finish_reason=convert.finish_reason(message.reason),
             tools=tuple(self._tools),
             passages=self._retrieved.passages if self._retrieved else (),
-            ledger=convert.ledger(message.ledger),
-            degraded=convert.degraded(message.degraded),
-            usage=convert.usage(message.usage),
+            ledger=wire.ledger(message.ledger),
+            degraded=wire.degraded(message.degraded),
+            usage=wire.usage(message.usage),
             cached=message.cached,
             replayed=started.replayed,
             epoch=self._retrieved.epoch if self._retrieved else None,

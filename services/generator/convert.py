@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from google.protobuf import json_format
-from google.protobuf.struct_pb2 import Struct
-
 from mesh.validation import check_range, check_text, invalid, shorten
 from services.generator.types import (
     MAX_OUTPUT_TOKENS,
-    Citation,
-    Degradation,
     Event,
     Finished,
-    FinishReason,
     Message,
     ModelInfo,
-    Passage,
     Request,
     Resume,
     Role,
@@ -26,10 +19,11 @@ from services.generator.types import (
     Started,
     ToolCall,
     ToolOffer,
-    Usage,
 )
-from weft.common.v1 import accounting_pb2, passage_pb2
+from weft import wire
+from weft.common.v1 import passage_pb2
 from weft.generator.v1 import generator_pb2 as pb
+from weft.values import Passage
 
 MAX_MESSAGES: Final = 256
 MAX_CONTENT_CHARS: Final = 131_072
@@ -47,12 +41,6 @@ _ROLES: Final[Mapping[int, Role]] = {
     pb.ROLE_USER: Role.USER,
     pb.ROLE_ASSISTANT: Role.ASSISTANT,
     pb.ROLE_TOOL: Role.TOOL,
-}
-_REASONS: Final[Mapping[FinishReason, pb.FinishReason]] = {
-    FinishReason.STOP: pb.FINISH_REASON_STOP,
-    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
-    FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
-    FinishReason.ABSTAINED: pb.FINISH_REASON_ABSTAINED,
 }
 
 
@@ -76,7 +64,9 @@ def request(message: pb.GenerateRequest) -> Request:
         messages=messages,
         passages=tuple(_passage(f"passages[{index}]", item) for index, item in enumerate(message.passages)),
         model=check_text("model", message.model, max_chars=MAX_NAME_CHARS, min_chars=0, allow_newlines=False),
-        tools=tuple(ToolOffer(tool.name, tool.description, _plain(tool.input_schema)) for tool in message.tools),
+        tools=tuple(
+            ToolOffer(tool.name, tool.description, wire.from_struct(tool.input_schema)) for tool in message.tools
+        ),
         sampling=_sampling(message.sampling),
         json_schema=_json_schema(message),
         resume=_resume(message),
@@ -104,7 +94,7 @@ def _message(field: str, message: pb.Message) -> Message:
     else:
         least = 0 if role is Role.ASSISTANT and message.tool_calls else 1
         check_text(content, message.content, max_chars=MAX_CONTENT_CHARS, min_chars=least)
-    calls = tuple(ToolCall(call.id, call.name, _plain(call.arguments)) for call in message.tool_calls)
+    calls = tuple(ToolCall(call.id, call.name, wire.from_struct(call.arguments)) for call in message.tool_calls)
     return Message(role, message.content, calls, message.tool_call_id, message.name)
 
 
@@ -157,7 +147,8 @@ def _optional_int(sampling: pb.Sampling, name: str, low: int, high: int) -> int 
 
 
 def _json_schema(message: pb.GenerateRequest) -> Mapping[str, Any] | None:
-    return _plain(message.response_format.json_schema) if message.response_format.HasField("json_schema") else None
+    given = message.response_format
+    return wire.from_struct(given.json_schema) if given.HasField("json_schema") else None
 
 
 def _resume(message: pb.GenerateRequest) -> Resume | None:
@@ -167,67 +158,37 @@ def _resume(message: pb.GenerateRequest) -> Resume | None:
     return Resume(tuple(given.prompt_token_ids), tuple(given.output_token_ids), given.emitted_chars)
 
 
-def _plain(struct: Struct) -> Mapping[str, Any]:
-    plain: Mapping[str, Any] = json_format.MessageToDict(struct)
-    return plain
-
-
 def response(event: Event, sequence: int, include_token_ids: bool) -> pb.GenerateResponse:
     """Turn an event of the domain into a message of the stream."""
+    message = pb.GenerateResponse(sequence=sequence)
     if isinstance(event, Started):
-        return pb.GenerateResponse(sequence=sequence, started=_started(event, include_token_ids))
-    if isinstance(event, Finished):
-        return pb.GenerateResponse(sequence=sequence, finished=_finished(event))
-    ids = event.token_ids if include_token_ids else ()
-    return pb.GenerateResponse(sequence=sequence, delta=pb.GenerateDelta(text=event.text, token_ids=ids))
+        _put_started(message.started, event, include_token_ids)
+    elif isinstance(event, Finished):
+        _put_finished(message.finished, event)
+    else:
+        message.delta.text = event.text
+        if include_token_ids:
+            message.delta.token_ids.extend(event.token_ids)
+    return message
 
 
-def _started(event: Started, include_token_ids: bool) -> pb.GenerateStarted:
-    return pb.GenerateStarted(
-        model=event.model,
-        model_version=event.capabilities.version,
-        backend=event.capabilities.backend,
-        can_resume=event.capabilities.can_resume,
-        prompt_token_ids=event.prompt_token_ids if include_token_ids else (),
-    )
+def _put_started(into: pb.GenerateStarted, event: Started, include_token_ids: bool) -> None:
+    into.model = event.model
+    into.model_version = event.capabilities.version
+    into.backend = event.capabilities.backend
+    into.can_resume = event.capabilities.can_resume
+    if include_token_ids:
+        into.prompt_token_ids.extend(event.prompt_token_ids)
 
 
-def _finished(event: Finished) -> pb.GenerateFinished:
+def _put_finished(into: pb.GenerateFinished, event: Finished) -> None:
     end = event.end
-    finished = pb.GenerateFinished(
-        reason=_REASONS[end.reason],
-        usage=_usage(end.usage),
-        citations=map(_citation, end.citations),
-        degraded=map(_degradation, event.degraded),
-    )
+    into.reason = wire.finish_reason_number(end.reason)
+    wire.put_usage(into.usage, end.usage)
+    wire.put_citations(into.citations, end.citations)
+    wire.put_degraded(into.degraded, event.degraded)
     for call in end.tool_calls:
-        finished.tool_calls.add(id=call.id, name=call.name).arguments.update(dict(call.arguments))
-    return finished
-
-
-def _usage(usage: Usage) -> accounting_pb2.Usage:
-    return accounting_pb2.Usage(
-        input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cached_tokens=usage.cached_tokens
-    )
-
-
-def _citation(citation: Citation) -> passage_pb2.Citation:
-    return passage_pb2.Citation(
-        passage=citation.passage,
-        start_char=citation.start_char,
-        end_char=citation.end_char,
-        quote=citation.quote,
-        title=citation.title,
-        section=citation.section,
-        page=citation.page,
-        source=citation.source,
-    )
-
-
-def _degradation(degradation: Degradation) -> accounting_pb2.Degradation:
-    return accounting_pb2.Degradation(
-        stage=degradation.stage, reason=degradation.reason, fallback=degradation.fallback, detail=degradation.detail
-    )
+        wire.put_struct(into.tool_calls.add(id=call.id, name=call.name).arguments, call.arguments)
 
 
 def model(info: ModelInfo) -> pb.Model:

@@ -18,7 +18,6 @@ from typing import Final
 from services.generator.coalesce import coalesced
 from services.generator.ports import Model
 from services.generator.types import (
-    Degradation,
     Event,
     Finished,
     ModelInfo,
@@ -28,6 +27,7 @@ from services.generator.types import (
     Started,
 )
 from weft.errors import Reason, WeftError, error
+from weft.values import Degradation
 
 COALESCE_INTERVAL_S: Final = 0.025
 FALLBACK_REASONS: Final = frozenset({Reason.MODEL_UNAVAILABLE, Reason.DEPENDENCY_UNAVAILABLE})

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
+from weft.values import Citation, Degradation, FinishReason, Passage, Usage
+
 MAX_OUTPUT_TOKENS: Final = 1_048_576  # what a request may ask for; a model's own limit may be lower
 
 
@@ -17,15 +19,6 @@ class Role(StrEnum):
     USER = "user"
     ASSISTANT = "assistant"
     TOOL = "tool"
-
-
-class FinishReason(StrEnum):
-    """Why an answer ended."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    TOOL_CALLS = "tool_calls"
-    ABSTAINED = "abstained"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,32 +39,6 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A piece of a document that may ground an answer."""
-
-    name: str
-    text: str
-    title: str = ""
-    section: str = ""
-    page: int = 0
-    source: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Citation:
-    """A span of the answer, in code points of the whole text, and the passage that it rests on."""
-
-    passage: str
-    start_char: int
-    end_char: int
-    quote: str
-    title: str = ""
-    section: str = ""
-    page: int = 0
-    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,25 +94,6 @@ class Request:
     """Whether to abstain where the passages hold no answer."""
     query: str = ""
     """The user's last message as it was searched for, completed from the conversation; empty where it stands alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens that a model read and wrote in one call."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Degradation:
-    """What was skipped, why, and what stood in."""
-
-    stage: str
-    reason: str
-    fallback: str
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

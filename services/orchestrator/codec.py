@@ -10,37 +10,31 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
-from enum import Enum
 from typing import Any, Final, TypeVar
 
 from services.orchestrator.records import Entry, Note, Prepared, Prompted
 from services.orchestrator.types import (
-    Citation,
-    Degradation,
-    Epoch,
     Event,
     Failure,
     Finished,
-    FinishReason,
-    Ledger,
-    LedgerLine,
-    Passage,
     Retrieved,
     Started,
     TextDelta,
     ToolCallStarted,
     ToolResult,
-    Usage,
 )
+from weft.values import Citation, Degradation, Epoch, FinishReason, Ledger, LedgerEntry, Passage, Usage
 
 T = TypeVar("T")
 Fields = Mapping[str, Any]
+
+_ENTRIES: Final = "lines"  # a ledger's entries are stored under another name than theirs: logs have it since the first
 
 _NAMES: Final[Mapping[type[Any], tuple[str, ...]]] = {
     cls: tuple(field.name for field in fields(cls))
     for cls in (
         *(Started, Retrieved, ToolCallStarted, ToolResult, TextDelta, Finished, Prepared, Prompted),
-        *(Citation, Degradation, Epoch, Failure, Ledger, LedgerLine, Passage, Usage),
+        *(Citation, Degradation, Epoch, Failure, LedgerEntry, Passage, Usage),
     )
 }
 
@@ -79,8 +73,8 @@ def _encode(value: Any) -> Any:
     names = _NAMES.get(type(value))
     if names is not None:
         return {name: getattr(value, name) for name in names}
-    if isinstance(value, Enum):
-        return value.value
+    if isinstance(value, Ledger):
+        return {"deadline_ms": value.deadline_ms, "elapsed_ms": value.elapsed_ms, _ENTRIES: value.entries}
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} has no place in a turn's log")
@@ -103,6 +97,7 @@ _passage: Final = _plain(Passage)
 _epoch: Final = _plain(Epoch)
 _citation: Final = _plain(Citation)
 _degradation: Final = _plain(Degradation)
+_entry: Final = _plain(LedgerEntry)
 
 
 def _retrieved(data: Fields) -> Retrieved:
@@ -117,15 +112,19 @@ def _tool_result(data: Fields) -> ToolResult:
     return _plain(ToolResult)({**data, "error": _plain(Failure)(failure) if failure else None})
 
 
+def _ledger(data: Fields) -> Ledger:
+    entries = tuple(map(_entry, data.get(_ENTRIES, ())))
+    return Ledger(data.get("deadline_ms", 0.0), data.get("elapsed_ms", 0.0), entries)
+
+
 def _finished(data: Fields) -> Finished:
-    ledger = data.get("ledger") or {}
     return _plain(Finished)(
         {
             **data,
             "reason": FinishReason(data["reason"]),
             "citations": tuple(map(_citation, data.get("citations", ()))),
             "usage": _plain(Usage)(data.get("usage", {})),
-            "ledger": _plain(Ledger)({**ledger, "lines": tuple(map(_plain(LedgerLine), ledger.get("lines", ())))}),
+            "ledger": _ledger(data.get("ledger") or {}),
             "degraded": tuple(map(_degradation, data.get("degraded", ()))),
         }
     )

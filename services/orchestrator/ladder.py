@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from services.orchestrator.types import Citation, Degradation, Finished, FinishReason, Passage, ToolResult
+from services.orchestrator.types import Finished, ToolResult
 from weft.errors import InvalidArgument, NotFound, Reason, WeftError
+from weft.values import Citation, Degradation, FinishReason, Passage
 
 _REQUEST_FAULTS: Final = (InvalidArgument, NotFound)
 _REQUEST_FAULT_REASONS: Final = frozenset({Reason.EPOCH_FOREIGN, Reason.REQUEST_ID_REUSED, Reason.TENANT_INVALID})

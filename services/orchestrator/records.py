@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from services.orchestrator.types import Degradation, Event, Exchange, Failure, Finished
+from services.orchestrator.types import Event, Exchange, Failure, Finished
+from weft.values import Degradation
 
 
 @dataclass(frozen=True, slots=True)

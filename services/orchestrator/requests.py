@@ -10,10 +10,11 @@ import re
 from typing import Final
 
 from mesh.validation import check_name, check_range, check_text, invalid, shorten
-from services.orchestrator import wire
 from services.orchestrator.types import Sampling, TurnRequest
+from weft import wire
 from weft.generator.v1 import generator_pb2
 from weft.orchestrator.v1 import orchestrator_pb2
+from weft.values import Epoch
 
 MAX_QUESTION_CHARS: Final = 8_192
 MAX_TOP_K: Final = 20
@@ -96,7 +97,7 @@ def _collection(value: str) -> str:
     return value or DEFAULT_COLLECTION
 
 
-def _epoch(message: orchestrator_pb2.ChatRequest) -> wire.Epoch | None:
+def _epoch(message: orchestrator_pb2.ChatRequest) -> Epoch | None:
     if not message.HasField("min_epoch") or not message.min_epoch.log_id:
         return None
     check_name("min_epoch.log_id", message.min_epoch.log_id, _LOG_ID, "0f" * 16)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from google.protobuf import duration_pb2, timestamp_pb2
-
-from services.orchestrator import wire
 from services.orchestrator.records import Entry, Session, Turn, TurnState
 from services.orchestrator.types import (
+    Failure,
     Finished,
     Retrieved,
     Started,
@@ -14,6 +12,8 @@ from services.orchestrator.types import (
     ToolCallStarted,
     ToolResult,
 )
+from weft import wire
+from weft.common.v1 import error_pb2
 from weft.orchestrator.v1 import orchestrator_pb2 as pb
 
 _STATES = {
@@ -25,44 +25,46 @@ _STATES = {
 
 def chat_response(entry: Entry) -> pb.ChatResponse:
     """One event of a turn."""
-    sequence, event = entry.sequence, entry.event
+    message, event = pb.ChatResponse(sequence=entry.sequence), entry.event
     match event:
         case TextDelta():
-            return pb.ChatResponse(sequence=sequence, text_delta=pb.TextDelta(text=event.text))
+            message.text_delta.text = event.text
         case Started():
-            return pb.ChatResponse(sequence=sequence, started=_started(event))
+            _put_started(message.started, event)
         case Retrieved():
-            return pb.ChatResponse(sequence=sequence, retrieved=_retrieved(event))
+            _put_retrieved(message.retrieved, event)
         case ToolCallStarted():
-            return pb.ChatResponse(sequence=sequence, tool_call=_tool_call(event))
+            _put_tool_call(message.tool_call, event)
         case ToolResult():
-            return pb.ChatResponse(sequence=sequence, tool_result=_tool_result(event))
+            _put_tool_result(message.tool_result, event)
         case Finished():
-            return pb.ChatResponse(sequence=sequence, finished=finished(event))
-    raise TypeError(f"{type(event).__name__} is a note of the log and not for readers")
+            _put_finished(message.finished, event)
+        case _:
+            raise TypeError(f"{type(event).__name__} is a note of the log and not for readers")
+    return message
 
 
 def session(record: Session) -> pb.Session:
     """A session's record."""
-    return pb.Session(
-        name=f"sessions/{record.name}",
-        create_time=_timestamp(record.created_s),
-        expire_time=_timestamp(record.expires_s),
-        turn_count=record.turn_count,
-        variables=wire.to_struct(record.variables),
-    )
+    message = pb.Session(name=f"sessions/{record.name}", turn_count=record.turn_count)
+    message.create_time.FromMilliseconds(round(record.created_s * 1_000))
+    message.expire_time.FromMilliseconds(round(record.expires_s * 1_000))
+    wire.put_struct(message.variables, record.variables)
+    return message
 
 
 def turn(record: Turn) -> pb.Turn:
     """A turn's record."""
-    return pb.Turn(
+    message = pb.Turn(
         name=turn_name(record.session, record.number),
         state=_STATES[record.state],
         question=record.question,
-        finished=finished(record.finished) if record.finished else None,
-        create_time=_timestamp(record.created_s),
         trace_id=record.trace_id,
     )
+    message.create_time.FromMilliseconds(round(record.created_s * 1_000))
+    if record.finished:
+        _put_finished(message.finished, record.finished)
+    return message
 
 
 def turn_name(session_name: str, number: int) -> str:
@@ -70,52 +72,50 @@ def turn_name(session_name: str, number: int) -> str:
     return f"sessions/{session_name}/turns/{number}"
 
 
-def finished(event: Finished) -> pb.Finished:
-    """The end of a turn."""
-    return pb.Finished(
-        text=event.text,
-        reason=wire.REASONS[event.reason],
-        citations=wire.to_citations(event.citations),
-        usage=wire.to_usage(event.usage),
-        ledger=wire.to_ledger(event.ledger),
-        degraded=wire.to_degraded(event.degraded),
-        cached=event.cached,
-    )
+def _put_started(into: pb.Started, event: Started) -> None:
+    into.session = f"sessions/{event.session}"
+    into.turn = turn_name(event.session, event.turn)
+    into.trace_id = event.trace_id
+    into.versions.update(event.versions)
+    into.replayed = event.replayed
+    into.request_id = event.request_id
 
 
-def _started(event: Started) -> pb.Started:
-    return pb.Started(
-        session=f"sessions/{event.session}",
-        turn=turn_name(event.session, event.turn),
-        trace_id=event.trace_id,
-        versions=event.versions,
-        replayed=event.replayed,
-        request_id=event.request_id,
-    )
+def _put_retrieved(into: pb.Retrieved, event: Retrieved) -> None:
+    into.query = event.query
+    wire.put_passages(into.passages, event.passages)
+    wire.put_epoch(into.epoch, event.epoch)
 
 
-def _retrieved(event: Retrieved) -> pb.Retrieved:
-    return pb.Retrieved(passages=wire.to_passages(event.passages), epoch=wire.to_epoch(event.epoch), query=event.query)
+def _put_tool_call(into: pb.ToolCallStarted, event: ToolCallStarted) -> None:
+    into.call_id = event.call_id
+    into.tool = event.tool
+    wire.put_struct(into.arguments, event.arguments)
 
 
-def _tool_call(event: ToolCallStarted) -> pb.ToolCallStarted:
-    return pb.ToolCallStarted(call_id=event.call_id, tool=event.tool, arguments=wire.to_struct(event.arguments))
+def _put_tool_result(into: pb.ToolResult, event: ToolResult) -> None:
+    into.call_id = event.call_id
+    into.tool = event.tool
+    into.text = event.text
+    into.duration.FromNanoseconds(round(event.duration_s * 1e9))
+    if event.result is not None:
+        wire.put_struct(into.result, event.result)
+    if event.error:
+        _put_error(into.error, event.error)
 
 
-def _tool_result(event: ToolResult) -> pb.ToolResult:
-    duration = duration_pb2.Duration()
-    duration.FromNanoseconds(round(event.duration_s * 1e9))
-    return pb.ToolResult(
-        call_id=event.call_id,
-        tool=event.tool,
-        result=wire.to_struct(event.result) if event.result is not None else None,
-        text=event.text,
-        error=wire.to_error(event.error) if event.error else None,
-        duration=duration,
-    )
+def _put_error(into: error_pb2.Error, failure: Failure) -> None:
+    into.reason = failure.reason
+    into.code = failure.code
+    into.message = failure.message
+    into.metadata.update(failure.metadata)
 
 
-def _timestamp(seconds: float) -> timestamp_pb2.Timestamp:
-    stamp = timestamp_pb2.Timestamp()
-    stamp.FromMilliseconds(round(seconds * 1_000))
-    return stamp
+def _put_finished(into: pb.Finished, event: Finished) -> None:
+    into.text = event.text
+    into.reason = wire.finish_reason_number(event.reason)
+    wire.put_citations(into.citations, event.citations)
+    wire.put_usage(into.usage, event.usage)
+    wire.put_ledger(into.ledger, event.ledger)
+    wire.put_degraded(into.degraded, event.degraded)
+    into.cached = event.cached

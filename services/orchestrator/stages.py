@@ -15,8 +15,8 @@ from opentelemetry.trace import Span, Tracer
 
 from mesh import deadline as deadlines
 from mesh.deadline import LedgerRecorder
-from services.orchestrator.types import Ledger, LedgerLine
 from weft import names
+from weft.values import Ledger, LedgerEntry
 
 _SHARE: Final = 5 / 6
 
@@ -60,10 +60,10 @@ class Stages:
         """Milliseconds since the turn was asked for."""
         return self._ledger.elapsed_ms()
 
-    def spent(self, writes: LedgerLine | None) -> Ledger:
-        """The ledger so far, with the line of the writes."""
-        lines = [LedgerLine(e.stage, e.start_ms, e.duration_ms, e.budget_ms, e.status) for e in self._ledger.entries]
+    def spent(self, writes: LedgerEntry | None) -> Ledger:
+        """The ledger so far, with the entry of the writes."""
+        entries = [LedgerEntry(e.stage, e.start_ms, e.duration_ms, e.budget_ms, e.status) for e in self._ledger.entries]
         if writes is not None:
-            lines.append(writes)
-            lines.sort(key=lambda line: line.start_ms)
-        return Ledger(self.deadline.given_s * 1_000, self._ledger.elapsed_ms(), tuple(lines))
+            entries.append(writes)
+            entries.sort(key=lambda entry: entry.start_ms)
+        return Ledger(self.deadline.given_s * 1_000, self._ledger.elapsed_ms(), tuple(entries))

@@ -33,13 +33,10 @@ from services.orchestrator.records import Lease, Prepared
 from services.orchestrator.recovery import Recovered
 from services.orchestrator.stages import Stages
 from services.orchestrator.types import (
-    Degradation,
     Exchange,
     Failure,
     Finished,
     GenerationFinished,
-    LedgerLine,
-    Passage,
     PlannedCall,
     Prompt,
     Retrieved,
@@ -53,6 +50,7 @@ from services.orchestrator.types import (
 from services.orchestrator.writing import Writing
 from weft import names
 from weft.errors import DeadlineExceeded, Reason, Unavailable, WeftError, error
+from weft.values import Degradation, LedgerEntry, Passage
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +252,12 @@ class TurnRun:
             return ladder.partial_answer(err, self._writing.text, self._degraded)
         raise err
 
-    def _writes(self) -> LedgerLine | None:
+    def _writes(self) -> LedgerEntry | None:
         """All writes of the log together but the last one, which carries the ledger itself."""
         if self._outbox.first_write_s is None:
             return None
         start_ms = self._stages.elapsed_ms() - (time.monotonic() - self._outbox.first_write_s) * 1_000
-        return LedgerLine("append", max(0.0, start_ms), self._outbox.writing_s * 1_000, 0.0, "OK")
+        return LedgerEntry("append", max(0.0, start_ms), self._outbox.writing_s * 1_000, 0.0, "OK")
 
 
 def _check_known(wanted: frozenset[str], specs: Sequence[ToolSpec]) -> None:

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 from weft.errors import Reason, WeftError, error
+from weft.values import Citation, Degradation, Epoch, FinishReason, Ledger, Passage, Usage
 
 
 class ExtractorKind(Enum):
@@ -71,63 +72,6 @@ class Exchange:
 
 
 # -- what peers give and take -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """A position in a change log; opaque."""
-
-    log_id: str
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A piece of a document. Offsets are code points of the document's text."""
-
-    name: str
-    text: str
-    title: str = ""
-    section: str = ""
-    page: int = 0
-    source: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    start_char: int = 0
-    end_char: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Citation:
-    """Ties ``[start_char, end_char)`` of an answer, in code points, to a passage."""
-
-    passage: str
-    start_char: int
-    end_char: int
-    quote: str = ""
-    title: str = ""
-    section: str = ""
-    page: int = 0
-    source: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a model read and wrote."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    cost_micros: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Degradation:
-    """What was skipped, why, and what stood in."""
-
-    stage: str
-    reason: str
-    fallback: str
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,15 +164,6 @@ class Prompt:
     continuation: Continuation | None = None
 
 
-class FinishReason(Enum):
-    """Why an answer ended."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    TOOL_CALLS = "tool_calls"
-    ABSTAINED = "abstained"
-
-
 @dataclass(frozen=True, slots=True)
 class GenerationStarted:
     """A model has begun."""
@@ -252,7 +187,7 @@ class GenerationFinished:
     """A model is done."""
 
     reason: FinishReason
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     citations: tuple[Citation, ...] = ()
     degraded: tuple[Degradation, ...] = ()
     cached: bool = False
@@ -315,34 +250,14 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerLine:
-    """One stage's spending, in milliseconds."""
-
-    stage: str
-    start_ms: float
-    duration_ms: float
-    budget_ms: float
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """How a turn spent its deadline, in milliseconds."""
-
-    deadline_ms: float = 0.0
-    elapsed_ms: float = 0.0
-    lines: tuple[LedgerLine, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Finished:
     """Closes a turn; always the last."""
 
     text: str
     reason: FinishReason
     citations: tuple[Citation, ...] = ()
-    usage: Usage = Usage()
-    ledger: Ledger = Ledger()
+    usage: Usage = field(default_factory=Usage)
+    ledger: Ledger = field(default_factory=Ledger)
     degraded: tuple[Degradation, ...] = ()
     cached: bool = False
 

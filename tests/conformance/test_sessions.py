@@ -29,23 +29,16 @@ from services.orchestrator.records import (
 )
 from services.orchestrator.sessions import sqlite
 from services.orchestrator.types import (
-    Citation,
-    Degradation,
-    Epoch,
     Failure,
     Finished,
-    FinishReason,
-    Ledger,
-    LedgerLine,
-    Passage,
     Retrieved,
     Started,
     TextDelta,
     ToolCallStarted,
     ToolResult,
-    Usage,
 )
 from weft.errors import Reason, WeftError
+from weft.values import Citation, Degradation, Epoch, FinishReason, Ledger, LedgerEntry, Passage, Usage
 
 LIMITS = Limits(ttl_s=3_600, lease_s=5.0, max_turns=3, max_bytes=2_000, history_turns=2)
 Opener = Callable[[Path, Limits, Callable[[], float]], Awaitable[Sessions]]
@@ -155,7 +148,7 @@ async def test_every_event_comes_back_as_it_was_stored(store: Sessions) -> None:
         FinishReason.LENGTH,
         (Citation(passage.name, 0, 1, "q", "T", "A", 2, "x.md"),),
         Usage(1, 2, 3, 4),
-        Ledger(30_000.0, 12.5, (LedgerLine("session", 0.0, 0.5, 25_000.0, "OK"),)),
+        Ledger(30_000.0, 12.5, (LedgerEntry("session", 0.0, 0.5, 25_000.0, "OK"),)),
         (degraded,),
         True,
     )

@@ -25,16 +25,13 @@ from services.orchestrator.records import Entry, Limits
 from services.orchestrator.sessions.sqlite import SqliteSessions
 from services.orchestrator.turn import Options, Peers
 from services.orchestrator.types import (
-    Epoch,
     Exchange,
     Finished,
-    FinishReason,
     Found,
     Generation,
     GenerationDelta,
     GenerationFinished,
     GenerationStarted,
-    Passage,
     PlannedCall,
     Prompt,
     SearchQuery,
@@ -42,8 +39,8 @@ from services.orchestrator.types import (
     ToolAnswer,
     ToolSpec,
     TurnRequest,
-    Usage,
 )
+from weft.values import Epoch, FinishReason, Passage, Usage
 
 PASSAGE = Passage("collections/default/documents/d/chunks/0", "Threads are woven.", "Weaving", "Basics", source="w.md")
 FOUND = Found((PASSAGE,), Epoch("ab" * 16, 3))

@@ -11,12 +11,13 @@ import pytest
 from mesh.plugins import Url
 from services.generator import convert
 from services.generator.models import extractive
-from services.generator.types import End, FinishReason, Piece
+from services.generator.types import End, Piece
 from services.orchestrator.followup import completed
 from services.orchestrator.peers.generator import to_request
-from services.orchestrator.types import Exchange, Passage, Prompt
+from services.orchestrator.types import Exchange, Prompt
 from services.retriever.chunking import chunk
 from services.retriever.parsers import markdown
+from weft.values import FinishReason, Passage
 
 LIBRARY = """# Marlow Town Library
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.generator.text import sentences
 from services.generator.text.answer import Draft
-from services.generator.types import Passage
+from weft.values import Passage
 
 PASSAGE = Passage(name="c/documents/d/chunks/1", text="The harbour has two piers. A tram runs to it.")
 

@@ -12,20 +12,9 @@ from hypothesis import strategies as st
 
 from mesh.plugins import Url
 from services.generator.models import extractive
-from services.generator.types import (
-    Citation,
-    End,
-    FinishReason,
-    Message,
-    Passage,
-    Piece,
-    Request,
-    Role,
-    Sampling,
-    ToolCall,
-    Usage,
-)
+from services.generator.types import End, Message, Piece, Request, Role, Sampling, ToolCall
 from weft.errors import InvalidArgument
+from weft.values import Citation, FinishReason, Passage, Usage
 
 SESSIONS = Passage(
     "collections/c/documents/sessions/chunks/0",

@@ -15,7 +15,6 @@ from services.generator.types import (
     End,
     Event,
     Finished,
-    FinishReason,
     Message,
     ModelEvent,
     Piece,
@@ -24,9 +23,9 @@ from services.generator.types import (
     Resume,
     Role,
     Started,
-    Usage,
 )
 from weft.errors import FailedPrecondition, Internal, InvalidArgument, NotFound, Reason, Unavailable, error
+from weft.values import FinishReason, Usage
 
 END = End(FinishReason.STOP, Usage(1, 2))
 Step = ModelEvent | float | Exception

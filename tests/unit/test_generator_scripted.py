@@ -12,8 +12,9 @@ from mesh import settings as mesh_settings
 from mesh.plugins import Url
 from services.generator.models import scripted
 from services.generator.settings import Settings
-from services.generator.types import End, FinishReason, Message, ModelEvent, Piece, Request, Resume, Role, Sampling
+from services.generator.types import End, Message, ModelEvent, Piece, Request, Resume, Role, Sampling
 from weft.errors import InvalidArgument, Reason, Unavailable, WeftError
+from weft.values import FinishReason
 
 
 async def say(url: str, **options: Any) -> list[ModelEvent]:

@@ -10,9 +10,6 @@ import pytest
 
 from services.orchestrator.turn import Options
 from services.orchestrator.types import (
-    Citation,
-    Degradation,
-    FinishReason,
     Found,
     GenerationDelta,
     GenerationFinished,
@@ -37,6 +34,7 @@ from tests.support.orchestration import (
     text_of,
 )
 from weft.errors import Reason, WeftError, error
+from weft.values import Citation, Degradation, FinishReason
 
 SUM = ToolAnswer({"value": 42}, "6 * 7 = 42", 0.001)
 DOWN = error(Reason.DEPENDENCY_UNAVAILABLE, "connection refused")
@@ -70,12 +68,12 @@ async def test_the_end_carries_what_the_model_said_and_the_ledger(tmp_path: Path
         finished = end_of(await r.ask())
     assert (finished.reason, finished.citations, finished.degraded) == (end.reason, (citation,), (notice,))
     assert finished.cached
-    stages = [line.stage for line in finished.ledger.lines]
+    stages = [line.stage for line in finished.ledger.entries]
     assert stages[:3] == ["session", "retrieval", "planning"]
     assert sorted(stages[3:]) == ["append", "generation"]
-    assert all(line.status == "OK" for line in finished.ledger.lines)
+    assert all(line.status == "OK" for line in finished.ledger.entries)
     assert finished.ledger.deadline_ms == 10_000
-    assert finished.ledger.lines[1].budget_ms == pytest.approx(10_000 * 5 / 6, rel=0.05)
+    assert finished.ledger.entries[1].budget_ms == pytest.approx(10_000 * 5 / 6, rel=0.05)
     assert 0 < finished.ledger.elapsed_ms < 5_000
 
 
@@ -152,7 +150,7 @@ async def test_without_retriever_session_and_tools_answer(tmp_path: Path) -> Non
     assert end_of(entries).degraded == (
         Degradation("retrieval", "DEPENDENCY_UNAVAILABLE", "session_and_tools", "connection refused"),
     )
-    (line,) = [line for line in end_of(entries).ledger.lines if line.stage == "retrieval"]
+    (line,) = [line for line in end_of(entries).ledger.entries if line.stage == "retrieval"]
     assert line.status == "UNAVAILABLE"
 
 

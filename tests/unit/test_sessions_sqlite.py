@@ -17,8 +17,9 @@ from services.orchestrator.records import Entry, Limits, Opening, Taken
 from services.orchestrator.sessions import sqlite
 from services.orchestrator.sessions._writer import Writer
 from services.orchestrator.settings import Settings
-from services.orchestrator.types import Finished, FinishReason, TextDelta
+from services.orchestrator.types import Finished, TextDelta
 from weft.errors import Reason, WeftError, error
+from weft.values import Citation, Degradation, FinishReason, Ledger, LedgerEntry, Usage
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -106,6 +107,30 @@ async def test_a_store_is_durable_beyond_its_process(tmp_path: Path) -> None:
 def test_a_log_of_a_later_release_is_read_without_what_is_unknown() -> None:
     text = '[["delta",1,{"text":"a","colour":"red"}],["finished",2,{"text":"a","reason":"stop"}]]'
     assert codec.load(text) == [Entry(1, TextDelta("a")), Entry(2, Finished("a", FinishReason.STOP))]
+
+
+def test_the_end_of_a_turn_stands_in_the_log_as_in_that_of_earlier_releases() -> None:
+    stored = (
+        '[["finished",2,{"text":"a b","reason":"length",'
+        '"citations":[{"passage":"p","start_char":0,"end_char":1,"quote":"q","title":"T","section":"A","page":2,'
+        '"source":"x.md"}],'
+        '"usage":{"input_tokens":1,"output_tokens":2,"cached_tokens":3,"cost_micros":4},'
+        '"ledger":{"deadline_ms":30000.0,"elapsed_ms":12.5,"lines":[{"stage":"session","start_ms":0.0,'
+        '"duration_ms":0.5,"budget_ms":25000.0,"status":"OK"}]},'
+        '"degraded":[{"stage":"tools","reason":"TOOL_FAILED","fallback":"without_tools","detail":"said so"}],'
+        '"cached":true}]]'
+    )
+    finished = Finished(
+        "a b",
+        FinishReason.LENGTH,
+        (Citation("p", 0, 1, "q", "T", "A", 2, "x.md"),),
+        Usage(1, 2, 3, 4),
+        Ledger(30_000.0, 12.5, (LedgerEntry("session", 0.0, 0.5, 25_000.0, "OK"),)),
+        (Degradation("tools", "TOOL_FAILED", "without_tools", "said so"),),
+        True,
+    )
+    assert codec.load(stored) == [Entry(2, finished)]
+    assert codec.dump([Entry(2, finished)]) == stored
 
 
 # -- group commit -------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def _summary(item: trace_pb2.TraceSummary) -> dict[str, Any]:
 
 
 def _span(span: trace_pb2.Span) -> dict[str, Any]:
-    from weft.convert import struct
+    from weft.wire import from_struct
 
     return {
         "span_id": span.span_id,
@@ -151,8 +151,9 @@ def _span(span: trace_pb2.Span) -> dict[str, Any]:
         "end_unix_ns": span.end_unix_ns,
         "status": span.status,
         "status_message": span.status_message,
-        "attributes": struct(span.attributes),
+        "attributes": from_struct(span.attributes),
         "events": [
-            {"name": e.name, "time_unix_ns": e.time_unix_ns, "attributes": struct(e.attributes)} for e in span.events
+            {"name": e.name, "time_unix_ns": e.time_unix_ns, "attributes": from_struct(e.attributes)}
+            for e in span.events
         ],
     }

@@ -33,16 +33,14 @@ from services.generator.text.sentences import Kind, Sentence
 from services.generator.types import (
     Capabilities,
     End,
-    FinishReason,
     Message,
     ModelEvent,
-    Passage,
     Piece,
     Request,
     Role,
-    Usage,
 )
 from weft.errors import Reason, error
+from weft.values import FinishReason, Passage, Usage
 
 MAX_SENTENCES: Final = 3
 NEAR_BEST: Final = 0.75  # a further sentence is worth saying if it scores this share of the best one's score

@@ -25,8 +25,9 @@ from typing import Final
 
 from mesh.plugins import Url
 from services.generator.text.tokens import count, cut_at_stop, cut_at_tokens, tokens
-from services.generator.types import Capabilities, End, FinishReason, ModelEvent, Piece, Prompt, Request, Resume, Usage
+from services.generator.types import Capabilities, End, ModelEvent, Piece, Prompt, Request, Resume
 from weft.errors import Reason, WeftError, error
+from weft.values import FinishReason, Usage
 
 MAX_TOKENS: Final = 1_000_000
 MAX_DELAY_MS: Final = 600_000

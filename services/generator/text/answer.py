@@ -16,7 +16,7 @@ from dataclasses import replace
 from services.generator.text import terms
 from services.generator.text.sentences import Kind, Sentence
 from services.generator.text.tokens import cut_at_stop, cut_at_tokens
-from services.generator.types import Citation, Passage
+from weft.values import Citation, Passage
 
 _BLOCKS = (Kind.CODE, Kind.TABLE)
 

@@ -12,11 +12,9 @@ from typing import Final
 
 from grpc import aio
 
-from services.orchestrator import wire
 from services.orchestrator.types import (
     Continuation,
     Exchange,
-    FinishReason,
     Generation,
     GenerationDelta,
     GenerationFinished,
@@ -25,6 +23,7 @@ from services.orchestrator.types import (
     Sampling,
     ToolResult,
 )
+from weft import wire
 from weft.errors import from_rpc_error
 from weft.generator.v1 import generator_pb2 as pb
 from weft.generator.v1 import generator_pb2_grpc
@@ -70,20 +69,21 @@ class GeneratorPeer:
 
 def to_request(prompt: Prompt) -> pb.GenerateRequest:
     """The request that ``prompt`` makes."""
-    return pb.GenerateRequest(
+    request = pb.GenerateRequest(
         model=prompt.model,
         messages=[
             *(message for exchange in prompt.history for message in _remembered(exchange)),
             pb.Message(role=pb.ROLE_USER, content=prompt.question),
             *_tool_messages([result for result in prompt.tool_results if _tells(result)]),
         ],
-        passages=wire.to_passages(prompt.passages),
         sampling=_sampling(prompt.sampling),
         resume=_resume(prompt.continuation),
         include_token_ids=True,
         allow_cached=prompt.allow_cached,
         query="" if prompt.query == prompt.question else prompt.query,
     )
+    wire.put_passages(request.passages, prompt.passages)
+    return request
 
 
 def _remembered(exchange: Exchange) -> Iterator[pb.Message]:
@@ -135,7 +135,7 @@ def _resume(continuation: Continuation | None) -> pb.Resume | None:
 
 def _finished(message: pb.GenerateFinished) -> GenerationFinished:
     return GenerationFinished(
-        reason=wire.REASON_OF.get(message.reason, FinishReason.STOP),
+        reason=wire.finish_reason(message.reason),
         usage=wire.usage(message.usage),
         citations=wire.citations(message.citations),
         degraded=wire.degraded(message.degraded),

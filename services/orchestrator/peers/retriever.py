@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from grpc import aio
 
-from services.orchestrator import wire
 from services.orchestrator.peers.leaving import result
 from services.orchestrator.types import Found, SearchQuery
+from weft import wire
 from weft.errors import from_rpc_error
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
@@ -24,9 +24,9 @@ class RetrieverPeer:
             query=query.query,
             top_k=query.top_k,
             filter=query.filter,
-            min_epoch=wire.to_epoch(query.min_epoch),
             allow_cached=query.allow_cached,
         )
+        wire.put_epoch(request.min_epoch, query.min_epoch)
         try:
             response = await result(self._stub.Search(request))
         except aio.AioRpcError as exc:

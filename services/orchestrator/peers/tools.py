@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from grpc import aio
 
-from services.orchestrator import wire
 from services.orchestrator.peers.leaving import result
 from services.orchestrator.types import ArgumentExtractor, ExtractorKind, ToolAnswer, ToolPattern, ToolSpec
+from weft import wire
 from weft.errors import from_rpc_error
 from weft.tools.v1 import tools_pb2, tools_pb2_grpc
 
@@ -52,12 +52,8 @@ class ToolsPeer:
         self, tool: str, arguments: Mapping[str, Any], *, call_id: str, today: datetime.date | None
     ) -> ToolAnswer:
         """See the port."""
-        request = tools_pb2.CallToolRequest(
-            name=tool,
-            arguments=wire.to_struct(arguments),
-            call_id=call_id,
-            today=today.isoformat() if today else "",
-        )
+        request = tools_pb2.CallToolRequest(name=tool, call_id=call_id, today=today.isoformat() if today else "")
+        wire.put_struct(request.arguments, arguments)
         try:
             response = await result(self._stub.CallTool(request))
         except aio.AioRpcError as exc:
