@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -38,11 +38,12 @@ from mesh.settings import load
 from services.retriever import prepare, reading
 from services.retriever.chunking import chunk
 from services.retriever.embedding import open_plugin
+from services.retriever.finding import find
 from services.retriever.indexes import faiss
 from services.retriever.logs import sqlite
 from services.retriever.ports import Embedder, EmbedderFiles
+from services.retriever.queries import Asked, ask
 from services.retriever.replica import Replica
-from services.retriever.search import find
 from services.retriever.segment import indexed_text
 from services.retriever.settings import Settings
 from services.retriever.types import Chunk, CollectionKey, Document, Hit, Query, Vectors, document_name
@@ -138,18 +139,19 @@ def whole(name: str, articles: Sequence[Any]) -> Set:
 
 def measure(name: str, view: View, documents: int, questions: Sequence[Question], embedder: Embedder) -> list[Score]:
     """Ask every question, by each order."""
+    asked = lru_cache(maxsize=None)(partial(ask, embedder))
     orders: dict[str, Callable[[Query], Sequence[Place]]] = {
-        "fused": lambda query: _places(find(view, query, embedder)),
+        "fused": lambda query: _places(find(view, query, asked(query.text))),
         "words alone": lambda query: _places(find(view, query, None)),
-        "dense alone": partial(_dense, view, embedder),
+        "dense alone": lambda query: _dense(view, asked(query.text), query),
     }
     scores = []
-    for order, ask in orders.items():
+    for order, search in orders.items():
         first = among = 0
         began_s = time.perf_counter()
         for question in questions:
             cap = 0 if question.answer else 1  # whole documents are asked for, or passages
-            found = ask(Query(view.collection.key, question.text, top_k=TOP_K, max_per_document=cap))
+            found = search(Query(view.collection.key, question.text, top_k=TOP_K, max_per_document=cap))
             right = [_answers(place, question) for place in found]
             first += any(right[:1])
             among += any(right)
@@ -170,8 +172,8 @@ def _places(hits: Sequence[Hit]) -> list[Place]:
     return [(hit.document.source, hit.chunk.start_char, hit.chunk.end_char) for hit in hits]
 
 
-def _dense(view: View, embedder: Embedder, query: Query) -> list[Place]:
-    slots, _ = view.search_dense(embedder.embed_query(query.text), 50)
+def _dense(view: View, asked: Asked, query: Query) -> list[Place]:
+    slots, _ = view.search_dense(asked.vector, 50)
     found: dict[object, Place] = {}
     for number, slot in enumerate(slots.tolist()):
         document, chunk = view.entry(slot)

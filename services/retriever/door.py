@@ -56,7 +56,8 @@ def query(tenant: str, request: pb.SearchRequest) -> Query:
         min_epoch = Epoch(log_id, request.min_epoch.sequence)
     key = collection_key(tenant, request.collection)
     chosen = compile_filter(request.filter) if request.filter.strip() else None
-    return Query(key, text, top_k, request.max_per_document, request.explain, min_epoch, chosen)
+    allow_cached = request.allow_cached if request.HasField("allow_cached") else True
+    return Query(key, text, top_k, request.max_per_document, request.explain, min_epoch, chosen, allow_cached)
 
 
 async def incoming(

@@ -77,6 +77,7 @@ def found(key: CollectionKey, value: Found) -> pb.SearchResponse:
             accounting_pb2.Degradation(stage=lack.stage, reason=lack.reason, fallback=lack.fallback, detail=lack.detail)
             for lack in value.lacks
         ],
+        cached=value.cached,
     )
 
 

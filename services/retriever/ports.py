@@ -172,17 +172,21 @@ class Embedder(Protocol):
     def dimension(self) -> int:
         """Length of its vectors; 0 for none."""
 
+    @property
+    def query_batch(self) -> int:
+        """How many queries it gains from embedding at once; 1 where one after the other takes as long."""
+
     def embed(self, texts: Sequence[str]) -> Vectors:
         """One row per passage, of length 1. The same text gives the same vector, whatever its company."""
 
-    def embed_query(self, text: str) -> Vectors:
-        """One row for a query; may come from a cache."""
-
-    def remembers(self, text: str) -> bool:
-        """Whether ``embed_query`` has the row at hand and costs nothing."""
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """The same for queries, which some models embed in another way than passages."""
 
     def knowledge(self, text: str) -> float:
         """How much of ``text`` it knows the words of: 0 for a language it never learned, 1 for its own."""
+
+    def close(self) -> None:
+        """Let go of what it holds."""
 
 
 @dataclass(frozen=True, slots=True)

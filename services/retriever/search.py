@@ -1,47 +1,53 @@
-"""Answers a query: the best chunks of a collection, from both sides, fused.
+"""Answers a query: from the cache, or by finding it, once for all who ask the same at the same moment.
 
-    min_epoch reached -> view -> query embedded -> best of each side -> scored on both -> fused -> capped
-
-A filter comes before all of that: what it leaves out is no candidate.
+    min_epoch reached -> view -> remembered? -> being found by another? -> query embedded -> found (``finding``)
 
 A search takes one ``State`` and stays with it. Its work runs on a bounded pool, one thread to a search, but for
-small ones that need no embedding: those are over before a thread would have begun. Where
-the collection's embedder is not to be had, the words alone answer, and the answer says so.
+small ones whose query is embedded already: those are over before a thread would have begun.
+
+Answers are remembered by the collection's state (``View.version``), the query and all its options, so a change of
+the collection makes all of them pass, and ``min_epoch`` holds for a remembered answer as for a new one. Of identical
+searches at once one finds, the others wait for it; if its caller goes away, one of them goes on. Where the
+collection's embedder is not to be had in time, the words alone answer, and the answer says so; such an answer
+is neither remembered nor shared.
 
 Errors: COLLECTION_NOT_FOUND; EPOCH_FOREIGN and EPOCH_NOT_REACHED; OVERLOADED when too many searches wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Hashable
 from typing import Final
 
-import numpy as np
-
 from mesh.deadline import Deadline
+from services.retriever.caching import Lru
 from services.retriever.embedding import Embedders
-from services.retriever.fusion import candidate_count, fuse
-from services.retriever.lexicon import spans, weighted
-from services.retriever.ports import Embedder, Scores, Slots
+from services.retriever.finding import find
+from services.retriever.ports import Embedder
+from services.retriever.queries import Asked, QueryVectors, ask
 from services.retriever.replica import Replica
 from services.retriever.types import CollectionKey, Found, Hit, Lack, Query
 from services.retriever.view import View
 from services.retriever.workers import Workers
 from weft.errors import Reason, WeftError, error
 
-_OVER_FETCH: Final = 4  # with a cap per document, hits that fall to it need others to take their place
 # Up to here, and without embedding, a search takes about half a millisecond: less than handing it to a
 # thread and back costs a busy process.
 _INLINE_SLOTS: Final = 2_000
-_MAX_HIGHLIGHTS: Final = 64
-_TELLS_NOTHING: Final = 0.3  # a word in this share of all passages is not worth a highlight
+_EMBEDDING_SHARE: Final = 0.5  # of what is left to the deadline: the words need their time, too
+MAX_ANSWERS: Final = 4_096
+MAX_ANSWERS_BYTES: Final = 32 << 20
+_HIT_BYTES: Final = 1_024  # about what a hit takes beside its texts
 
 
 class Searcher:
     """Searches what the replica holds."""
 
-    def __init__(self, replica: Replica, embedders: Embedders, workers: Workers) -> None:
-        self._replica, self._embedders, self._workers = replica, embedders, workers
+    def __init__(self, replica: Replica, embedders: Embedders, workers: Workers, vectors: QueryVectors) -> None:
+        self._replica, self._embedders, self._workers, self._vectors = replica, embedders, workers, vectors
+        self._answers: Lru[Hashable, tuple[Hit, ...]] = Lru(MAX_ANSWERS, MAX_ANSWERS_BYTES)
+        self._being_found: dict[Hashable, asyncio.Future[tuple[Hit, ...] | None]] = {}
 
     async def search(self, query: Query, deadline: Deadline) -> Found:
         """Answer ``query``."""
@@ -51,13 +57,67 @@ class Searcher:
         view = state.views.get(query.key)
         if view is None:
             raise unknown_collection(query.key)
+        key = _key(view, query)
+        if not query.allow_cached:
+            return Found(*await self._find(key, view, query, deadline), epoch)
+        while True:
+            hits = self._answers.get(key)
+            if hits is not None:
+                return Found(hits, (), epoch, cached=True)
+            other = self._being_found.get(key)
+            if other is None:
+                return Found(*await self._find_for_all(key, view, query, deadline), epoch)
+            hits = await asyncio.shield(other)
+            if hits is not None:
+                return Found(hits, (), epoch)
+
+    async def _find_for_all(
+        self, key: Hashable, view: View, query: Query, deadline: Deadline
+    ) -> tuple[tuple[Hit, ...], tuple[Lack, ...]]:
+        """Find, with others who may wait for it. They get nothing from one that failed or lacked something."""
+        shared = self._being_found[key] = asyncio.get_running_loop().create_future()
+        hits: tuple[Hit, ...] | None = None
+        try:
+            found, lacks = await self._find(key, view, query, deadline)
+            hits = None if lacks else found
+            return found, lacks
+        finally:
+            del self._being_found[key]
+            shared.set_result(hits)
+
+    async def _find(
+        self, key: Hashable, view: View, query: Query, deadline: Deadline
+    ) -> tuple[tuple[Hit, ...], tuple[Lack, ...]]:
         embedder, lacks = await self._embedder(view)
-        small = view.size <= _INLINE_SLOTS and query.filter is None
-        if small and (embedder is None or embedder.remembers(query.text)):
-            hits = find(view, query, embedder)
+        asked: Asked | None = None
+        if embedder is not None:
+            asked = self._vectors.known(embedder, query.text)
+            if asked is None and embedder.query_batch == 1:
+                made, hits = await self._workers.run(_ask_and_find, view, query, embedder)
+                self._vectors.keep(embedder, query.text, made)
+                self._remember(key, hits)
+                return hits, ()
+            if asked is None:
+                asked, lacks = await self._asked(embedder, query.text, deadline)
+        if view.size <= _INLINE_SLOTS and query.filter is None:
+            hits = find(view, query, asked)
         else:
-            hits = await self._workers.run(find, view, query, embedder)
-        return Found(hits, epoch, lacks)
+            hits = await self._workers.run(find, view, query, asked)
+        if not lacks:
+            self._remember(key, hits)
+        return hits, lacks
+
+    async def _asked(self, embedder: Embedder, text: str, deadline: Deadline) -> tuple[Asked | None, tuple[Lack, ...]]:
+        patience_s = max(0.0, deadline.remaining_s() * _EMBEDDING_SHARE)
+        try:
+            async with asyncio.timeout(patience_s):
+                return await self._vectors.get(embedder, text), ()
+        except TimeoutError:
+            return None, (_lack(f"{embedder.url} did not answer within {patience_s:.1f} s"),)
+        except WeftError as err:
+            if err.reason != Reason.EMBEDDER_UNAVAILABLE:
+                raise
+            return None, (_lack(err.message),)
 
     async def _embedder(self, view: View) -> tuple[Embedder | None, tuple[Lack, ...]]:
         collection = view.collection
@@ -71,81 +131,22 @@ class Searcher:
         except WeftError as err:
             return None, (_lack(err.message),)
 
-
-def find(view: View, query: Query, embedder: Embedder | None) -> tuple[Hit, ...]:
-    """The hits of ``query`` in ``view``, best first. Pure but for the embedder's cache."""
-    words = weighted(query.text)
-    count = candidate_count(query.top_k * (_OVER_FETCH if query.max_per_document else 1))
-    allowed = None if query.filter is None else view.matching(query.filter, query.filter.matches)
-    cosines: Scores | None = None
-    if embedder is not None and view.collection.dimension:
-        vector = embedder.embed_query(query.text)
-        near, cosines = view.search_dense(vector, count, allowed)
-        slots, bm25 = view.search_words(words, count, allowed, also=near)
-        cosines = np.concatenate((cosines, view.cosines_of(vector, slots[len(near) :])))
-        # Fusing sums over the candidates: in an order that doesn't depend on their slots, it rounds alike everywhere.
-        order = np.lexsort((bm25, cosines))
-        slots, cosines, bm25 = slots[order], cosines[order], bm25[order]
-        fused = fuse(cosines, bm25, embedder.knowledge(query.text))
-    else:
-        slots, bm25 = view.search_words(words, count, allowed)
-        fused = bm25
-    chosen = _chosen(view, query, slots, fused)
-    if not query.explain:
-        return tuple(Hit(*view.entry(slot), float(fused[at]), {}, ()) for at, slot in chosen)
-    wanted = {word for word in words if view.share(word) < _TELLS_NOTHING} or set(words)
-    return tuple(
-        Hit(*view.entry(slot), float(fused[at]), _parts(at, cosines, bm25), _highlights(view, slot, wanted))
-        for at, slot in chosen
-    )
+    def _remember(self, key: Hashable, hits: tuple[Hit, ...]) -> None:
+        size_bytes = sum(
+            _HIT_BYTES + 2 * len(hit.chunk.text) + len(repr(hit.document.metadata)) + 200 * len(hit.highlights)
+            for hit in hits
+        )
+        self._answers.put(key, hits, _HIT_BYTES + size_bytes)
 
 
-def _chosen(view: View, query: Query, slots: Slots, scores: Scores) -> list[tuple[int, int]]:
-    """Places in ``slots`` and the slots there, best first, capped per document."""
-    order = np.argsort(-scores, kind="stable").tolist()
-    ranked = scores[order]
-    if (ranked[1:] == ranked[:-1]).any():  # ties alike on every replica
-        order.sort(key=lambda at: (-float(scores[at]), view.place(int(slots[at]))))
-    chosen: list[tuple[int, int]] = []
-    per_document: dict[bytes, int] = {}
-    for at in order:
-        slot = int(slots[at])
-        if query.max_per_document:
-            name, _ = view.place(slot)
-            per_document[name] = per_document.get(name, 0) + 1
-            if per_document[name] > query.max_per_document:
-                continue
-        chosen.append((at, slot))
-        if len(chosen) == query.top_k:
-            break
-    return chosen
+def _key(view: View, query: Query) -> Hashable:
+    """All that an answer depends on. The tenant is in ``query.key``."""
+    return (query.key, view.version, query.text, query.top_k, query.max_per_document, query.explain, query.filter)
 
 
-def _parts(at: int, cosines: Scores | None, bm25: Scores) -> Mapping[str, float]:
-    parts = {"lexical": float(bm25[at])}
-    if cosines is not None:
-        parts["dense"] = float(cosines[at])
-    return parts
-
-
-def _highlights(view: View, slot: int, wanted: set[str]) -> tuple[tuple[int, int], ...]:
-    _, chunk = view.entry(slot)
-    return highlights(chunk.text, wanted)
-
-
-def highlights(text: str, wanted: set[str]) -> tuple[tuple[int, int], ...]:
-    """Spans of ``text`` whose terms are ``wanted``, in order, those that touch joined."""
-    found: list[tuple[int, int]] = []
-    for span in spans(text):
-        if span.term not in wanted:
-            continue
-        if found and span.start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], span.end))
-        elif len(found) == _MAX_HIGHLIGHTS:
-            break
-        else:
-            found.append((span.start, span.end))
-    return tuple(found)
+def _ask_and_find(view: View, query: Query, embedder: Embedder) -> tuple[Asked, tuple[Hit, ...]]:
+    asked = ask(embedder, query.text)
+    return asked, find(view, query, asked)
 
 
 def unknown_collection(key: CollectionKey) -> WeftError:

@@ -177,6 +177,7 @@ class Query:
     explain: bool = False
     min_epoch: Epoch | None = None
     filter: Filter | None = None
+    allow_cached: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +206,9 @@ class Found:
     """The answer to a query: hits, best first, and how far in the log it looks."""
 
     hits: tuple[Hit, ...]
+    lacks: tuple[Lack, ...]
     epoch: Epoch
-    lacks: tuple[Lack, ...] = ()
+    cached: bool = False
 
 
 _NOT_IN_SLUG = re.compile(r"[^a-z0-9]+")

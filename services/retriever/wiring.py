@@ -21,6 +21,7 @@ from services.retriever.merging import Merger
 from services.retriever.parsing import Parsers
 from services.retriever.ports import EmbedderFiles, Log, VectorIndexes
 from services.retriever.preparing import Preparer
+from services.retriever.queries import QueryVectors
 from services.retriever.replica import Replica
 from services.retriever.search import Searcher
 from services.retriever.servicer import RetrieverServicer
@@ -33,6 +34,7 @@ from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
 _log = logging.getLogger(__name__)
 _WAITING_PER_THREAD = 128
+_QUERY_EMBEDDINGS_AT_ONCE = 4  # calls of remote embedders, each a batch; idle with others
 
 
 @asynccontextmanager
@@ -49,6 +51,8 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         search_threads, ingest_threads = options.thread_counts
         searching = _workers(stack, "search", search_threads)
         ingesting = _workers(stack, "ingest", ingest_threads)
+        vectors = QueryVectors(_workers(stack, "query-embedding", _QUERY_EMBEDDINGS_AT_ONCE))
+        stack.push_async_callback(vectors.close)
         applying = _workers(stack, "apply", 1)
         merging = _workers(stack, "merge", 1)
         keeping = _workers(stack, "keep", 1)
@@ -70,7 +74,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
             stack.push_async_callback(_cancelled, _own(asyncio.create_task(duty), runtime))
         servicer = RetrieverServicer(
             Library(log, replica, embedders),
-            Searcher(replica, embedders, searching),
+            Searcher(replica, embedders, searching, vectors),
             shop.receiver,
             log.log_id,
             options.max_document_bytes,

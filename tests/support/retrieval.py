@@ -21,6 +21,7 @@ from services.retriever.library import Library
 from services.retriever.logs import sqlite
 from services.retriever.parsers import text as text_parser
 from services.retriever.ports import Embedder, Log, VectorIndexes
+from services.retriever.queries import QueryVectors
 from services.retriever.replica import Replica
 from services.retriever.search import Searcher
 from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors, document_name
@@ -36,6 +37,7 @@ class BagOfWords:
 
     url = "bag:"
     dimension = DIMENSION
+    query_batch = 1
 
     def __init__(self, knowledge: float = 1.0) -> None:
         self._knowledge = knowledge
@@ -48,14 +50,14 @@ class BagOfWords:
             row /= np.linalg.norm(row) or 1
         return rows
 
-    def embed_query(self, text: str) -> Vectors:
-        return self.embed([text])
-
-    def remembers(self, text: str) -> bool:
-        return False
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        return self.embed(texts)
 
     def knowledge(self, text: str) -> float:
         return self._knowledge
+
+    def close(self) -> None:
+        """It holds nothing."""
 
 
 OPENERS: Mapping[str, Callable[[], Embedder]] = {"bag:": BagOfWords, "none:": NoEmbedder}
@@ -99,7 +101,8 @@ class House:
         self.replica = Replica(log, indexes(), self.workers)
         self.embedders = Embedders(embedder, partial(opener, openers), self.workers)
         self.library = Library(log, self.replica, self.embedders)
-        self.searcher = Searcher(self.replica, self.embedders, self.workers)
+        self.vectors = QueryVectors(self.workers)
+        self.searcher = Searcher(self.replica, self.embedders, self.workers, self.vectors)
 
 
 @asynccontextmanager
@@ -121,5 +124,6 @@ async def house(
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
+        await built.vectors.close()
         await log.close()
         built.workers.close()

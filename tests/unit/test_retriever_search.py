@@ -8,7 +8,8 @@ import pytest
 
 from mesh.deadline import Deadline
 from services.retriever.embedders.none import NoEmbedder
-from services.retriever.search import find, highlights
+from services.retriever.finding import find, highlights
+from services.retriever.queries import ask
 from services.retriever.types import Found, Query
 from tests.support.retrieval import KEY, BagOfWords, House, house, put
 from weft.errors import WeftError
@@ -59,8 +60,8 @@ async def test_what_an_embedder_knows_nothing_of_is_left_to_the_words(tmp_path: 
         # By cosine the first is nearer; by BM25 the second, where the word stands twice.
         await fill(one, near="fox", often="fox fox dog cat cow hen pig cub owl", other="dog cat")
         view = one.replica.state.views[KEY]
-        blind = find(view, Query(KEY, "fox owl", top_k=1), BagOfWords(knowledge=0.0))
-        sighted = find(view, Query(KEY, "fox owl", top_k=1), BagOfWords(knowledge=1.0))
+        blind = find(view, Query(KEY, "fox owl", top_k=1), ask(BagOfWords(knowledge=0.0), "fox owl"))
+        sighted = find(view, Query(KEY, "fox owl", top_k=1), ask(BagOfWords(knowledge=1.0), "fox owl"))
         lexical = find(view, Query(KEY, "fox owl", top_k=1), None)
         assert blind[0].chunk == lexical[0].chunk
         assert sighted[0].score != blind[0].score

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.retriever.finding import find
 from services.retriever.joining import join
 from services.retriever.merging import Job, with_joined
 from services.retriever.ports import StoredDocument
+from services.retriever.queries import ask
 from services.retriever.replica import State
-from services.retriever.search import find
 from services.retriever.types import Chunk, Collection, Document, Query
 from services.retriever.view import View
 from tests.support.retrieval import DIMENSION, KEY, BagOfWords, indexes
@@ -34,7 +35,7 @@ def view_of(*documents: StoredDocument) -> View:
 
 
 def answers(view: View, text: str) -> list[tuple[str, int, str, float, float, float]]:
-    hits = find(view, Query(KEY, text, top_k=10, explain=True), BagOfWords())
+    hits = find(view, Query(KEY, text, top_k=10, explain=True), ask(BagOfWords(), text))
     return [
         (hit.document.name, hit.chunk.number, hit.chunk.text, hit.score, hit.parts["dense"], hit.parts["lexical"])
         for hit in hits
@@ -119,7 +120,7 @@ def test_ties_between_segments_fall_by_document_and_chunk() -> None:
     assert sorted(view.place(int(slot)) for slot in slots) == [
         (b"doc00", 0), (b"doc00", 1), (b"doc01", 0), (b"doc01", 1), (b"doc02", 0)
     ]  # fmt: skip
-    near, _ = view.search_dense(BagOfWords().embed_query("same words"), 5)
+    near, _ = view.search_dense(BagOfWords().embed_queries(["same words"]), 5)
     assert sorted(near.tolist()) == sorted(slots.tolist())
 
 
@@ -138,7 +139,7 @@ def test_a_filter_is_asked_once_per_document_and_remembered() -> None:
     assert sorted(asked) == ["a", "b", "c", "d"]
     slots, _ = view.search_words({"one": 1}, 5, allowed)
     assert {view.entry(int(slot)).document.name for slot in slots} == {"a", "c"}
-    near, _ = view.search_dense(BagOfWords().embed_query("one"), 5, allowed)
+    near, _ = view.search_dense(BagOfWords().embed_queries(["one"]), 5, allowed)
     assert {view.entry(int(slot)).document.name for slot in near} == {"a", "c"}
 
 

@@ -8,8 +8,6 @@ and on a processor a batch of passages takes as long as its members one after th
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +26,6 @@ from weft.errors import Reason, error
 
 DIMENSION: Final = 384
 MAX_TOKENS: Final = 256  # what the model was trained to read
-_CACHED_QUERIES: Final = 1_024  # 1.5 KiB each
 _UNKNOWN: Final = "[UNK]"
 
 
@@ -37,6 +34,7 @@ class MiniLm:
 
     url = "minilm:"
     dimension = DIMENSION
+    query_batch = 1
 
     def __init__(self, folder: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -47,8 +45,6 @@ class MiniLm:
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
-        self._lock = threading.Lock()
-        self._queries: OrderedDict[str, Vectors] = OrderedDict()
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """One row per passage, of length 1."""
@@ -58,22 +54,9 @@ class MiniLm:
             rows[at] = self._session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0][0]
         return rows
 
-    def embed_query(self, text: str) -> Vectors:
-        """One row for a query; the last thousand or so are remembered."""
-        with self._lock:
-            if text in self._queries:
-                self._queries.move_to_end(text)
-                return self._queries[text]
-        row = self.embed([text])
-        with self._lock:
-            self._queries[text] = row
-            if len(self._queries) > _CACHED_QUERIES:
-                self._queries.popitem(last=False)
-        return row
-
-    def remembers(self, text: str) -> bool:
-        """Whether ``embed_query`` has the row at hand."""
-        return text in self._queries
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """One row per query: as passages."""
+        return self.embed(texts)
 
     def knowledge(self, text: str) -> float:
         """The share of a text's letters that stand in words of two or more that the vocabulary has whole.
@@ -92,6 +75,9 @@ class MiniLm:
                 letters[word] = letters.get(word, 0) + end - start
         known = sum(letters[w] for w, parts in pieces.items() if _whole(parts))
         return known / max(1, sum(letters.values()))
+
+    def close(self) -> None:
+        """The model goes with its last user."""
 
 
 def _whole(pieces: list[str]) -> bool:

@@ -19,22 +19,22 @@ class NoEmbedder:
 
     url: str = "none:"
     dimension: int = 0
+    query_batch: int = 1
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """One empty row per text."""
         return np.zeros((len(texts), 0), np.float32)
 
-    def embed_query(self, text: str) -> Vectors:
-        """One empty row."""
-        return self.embed([text])
-
-    def remembers(self, text: str) -> bool:
-        """There is nothing to make."""
-        return True
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """One empty row per query."""
+        return self.embed(texts)
 
     def knowledge(self, text: str) -> float:
         """It knows nothing."""
         return 0.0
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
 
 
 def open(url: Url, files: EmbedderFiles) -> NoEmbedder:
