@@ -45,7 +45,7 @@ def postgresql_binary(name: str) -> str:
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    return found
+    return str(Path(found).resolve())  # a link may lie where only root may look
 
 
 class PostgresqlServer:
@@ -54,7 +54,7 @@ class PostgresqlServer:
     def __init__(self) -> None:
         self._postgres, initdb = postgresql_binary("postgres"), postgresql_binary("initdb")
         self.password = secrets.token_urlsafe(12)
-        self._place = Path(tempfile.mkdtemp(prefix="weft-postgresql-"))
+        self._place = Path(tempfile.mkdtemp(prefix="weft-postgresql-", dir="/tmp" if os.getuid() == 0 else None))
         self._data, self.log = self._place / "data", self._place / "log"
         self._port = free_port()
         self._popen: subprocess.Popen[bytes] | None = None
