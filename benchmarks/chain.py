@@ -146,6 +146,7 @@ async def without_mesh(service: str, settings: Any, peers: dict[str, str]) -> As
         tracer=NoOpTracer(),
         registry=CollectorRegistry(),
         load=LoadMeter(settings.load),
+        stopping=asyncio.Event(),
         channel=channels.__getitem__,
         fail=lambda failure: sys.exit(str(failure)),
     )

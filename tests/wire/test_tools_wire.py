@@ -220,8 +220,12 @@ async def retriever(place: Path) -> AsyncIterator[int]:
     """A retriever's server over a store in ``place``; yields its port."""
     settings = RetrieverSettings(store=f"sqlite:///{place}", retriever=RetrieverOptions(embedder="none:"))
     metrics = Metrics(service="retriever", instance_id="retriever-1", version="v1")
-    server = MeshServer(tracer=TracerProvider().get_tracer("test"), metrics=metrics, load=LoadMeter(LoadWeights()))
-    async with retriever_wiring.build(settings, SimpleNamespace(fail=print)) as bindings:  # type: ignore[arg-type]
+    tracer = TracerProvider().get_tracer("test")
+    server = MeshServer(tracer=tracer, metrics=metrics, load=LoadMeter(LoadWeights()))
+    runtime = SimpleNamespace(
+        instance_id="retriever-1", tracer=tracer, registry=metrics.registry, stopping=asyncio.Event(), fail=print
+    )
+    async with retriever_wiring.build(settings, runtime) as bindings:  # type: ignore[arg-type]
         port = await server.start("127.0.0.1", 0, bindings)
         try:
             yield port
