@@ -253,7 +253,7 @@ class Client:
         nothing; changed content replaces the old.
 
         Args:
-            paths: files, folders (walked for .md, .markdown, .txt, .text) and ``Document`` objects, one or many.
+            paths: files, folders (walked for text, Markdown, HTML, PDF and Word) and ``Document`` objects, one or many.
             collection: where to put them, made if absent; unset: "default".
             on_progress: called once for each document, in the event loop.
             timeout_s: deadline of the whole upload in seconds, above 0.

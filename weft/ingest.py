@@ -29,7 +29,7 @@ from weft.answers import Document, IngestProgress, IngestResult
 from weft.errors import Reason, WeftError, error, from_proto
 from weft.retriever.v1 import retriever_pb2
 
-READABLE_ENDINGS: Final = (".md", ".markdown", ".txt", ".text")
+READABLE_ENDINGS: Final = (".md", ".markdown", ".txt", ".text", ".html", ".htm", ".pdf", ".docx")
 _PART_BYTES: Final = 512 * 1024  # a data part may hold 1 MiB
 
 Source = str | os.PathLike[str] | Document

@@ -66,10 +66,11 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
 
 
 def place(title: str, section: str, source: str, page: int) -> str:
-    """Where a passage stands, for a person."""
+    """Where a passage stands, for a person: ``guide.pdf, p. 12, § Setup``, ``guide.md § Setup``."""
     head = source or title or "?"
-    parts = [head, *([section] if section else []), *([f"page {page}"] if page else [])]
-    return " § ".join(parts)
+    if page:
+        head += f", p. {page}" + ("," if section else "")
+    return f"{head} § {section}" if section else head
 
 
 def print_answer_tail(answer: Answer, *, ledger: bool) -> None:

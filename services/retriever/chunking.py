@@ -18,6 +18,7 @@ come in order, do not overlap, and leave out only white space and headings that 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -65,7 +66,8 @@ def chunk(parsed: Parsed) -> list[Chunk]:
         body = _without_heads(text, group, section)
         start, end = _stripped(text, body[0].start, body[-1].end)
         if start < end:
-            chunks.append(Chunk(len(chunks), text[start:end], start, end, section))
+            page = bisect_right(parsed.pages, start)
+            chunks.append(Chunk(len(chunks), text[start:end], start, end, section, page))
     return chunks
 
 

@@ -87,7 +87,8 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a document. ``section`` is the path of headings above it, outermost first."""
+    """A piece of a document. ``section`` is the path of headings above it, outermost first; ``page`` is the first
+    that it stands on, from 1, or 0 where there are no pages."""
 
     number: int
     text: str
@@ -119,11 +120,13 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What a parser found: the text that offsets count in, its blocks in order, and a title or ''."""
+    """What a parser found: the text that offsets count in, its blocks in order, and a title or ''.
+    ``pages`` says where each page begins, in a kind that has pages."""
 
     text: str
     blocks: tuple[Block, ...]
     title: str = ""
+    pages: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,8 @@ def test_an_answer_shows_each_source_once_with_its_quotes(capsys: pytest.Capture
 
 def test_a_search_shows_hits_on_lines_and_says_when_there_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_search(SearchResult((Hit("two\nlines", 0.5, "d", {}, source="a.md", page=3),), None))
-    assert capsys.readouterr().out == "1. a.md § page 3  (0.500)\n   two lines\n"
+    assert capsys.readouterr().out == "1. a.md, p. 3  (0.500)\n   two lines\n"
+    assert output.place("Guide", "Start § Setup", "guide.pdf", 12) == "guide.pdf, p. 12, § Start § Setup"
     output.print_search(SearchResult((), None))
     assert capsys.readouterr().out == "nothing found\n"
 

@@ -25,7 +25,7 @@ def ingest(
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take documents in: .md, .markdown, .txt and .text, folders with all that is below them.
+    """Take documents in: text, Markdown, HTML, PDF and Word, folders with all that is below them.
 
     PATH is a file or a folder; - reads a text from standard input.
 

@@ -11,9 +11,9 @@ from typing import Final
 
 from services.retriever import charsets
 from services.retriever.limits import Limits
+from services.retriever.parsers._page import MAX_TITLE_CHARS
 from services.retriever.types import Block, BlockKind, Parsed
 
-MAX_TITLE_CHARS: Final = 120
 _BLANK = re.compile(r"\n[^\S\n]*\n\s*")
 _SENTENCE_ENDS: Final = (".", "!", "?", "。", "！", "？", ":", "：", ",", ";")
 # Control characters and halves of characters, which no text holds: they become spaces, one for one.
