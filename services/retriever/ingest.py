@@ -71,7 +71,8 @@ class Tally:
     """Counts the settled documents of an ingest, in order."""
 
     log_id: str
-    sequence: int  # of the log, before any of them
+    base: int  # sequence of the log that stands as long as none of them has one
+    sequence: int = 0
     documents: int = 0
     unchanged: int = 0
     failed: int = 0
@@ -83,6 +84,11 @@ class Tally:
         """Documents counted."""
         return self.documents + self.failed
 
+    @property
+    def epoch(self) -> Epoch:
+        """From which on all of them are found."""
+        return Epoch(self.log_id, self.sequence or self.base)
+
     def add(self, item: Item) -> Progress:
         """Count one that is settled, and tell how far the ingest is."""
         outcome = item.outcome or Outcome.FAILED
@@ -92,8 +98,7 @@ class Tally:
         self.chunks += item.chunks
         self.size_bytes += item.size_bytes
         self.sequence = max(self.sequence, item.sequence)
-        epoch = Epoch(self.log_id, self.sequence)
-        return Progress(item.source, outcome, item.chunks, epoch, self.settled, self.size_bytes, item.error)
+        return Progress(item.source, outcome, item.chunks, self.epoch, self.settled, self.size_bytes, item.error)
 
 
 def payload(key: CollectionKey) -> bytes:
@@ -159,8 +164,7 @@ class _Run:
             # The first failure is the job's; the others only followed from it.
             raise group.exceptions[0] from None
         tally = self._tally
-        epoch = Epoch(tally.log_id, tally.sequence)
-        return Summary(tally.documents, tally.unchanged, tally.chunks, epoch, tuple(self._failed))
+        return Summary(tally.documents, tally.unchanged, tally.chunks, tally.epoch, tuple(self._failed))
 
     async def _receive(
         self,

@@ -19,6 +19,7 @@ from services.retriever.receiving import Receiver
 from services.retriever.search import Searcher
 from services.retriever.types import CollectionKey, Epoch, Progress
 from weft import names
+from weft.errors import WeftError
 from weft.retriever.v1 import retriever_pb2 as pb
 from weft.retriever.v1 import retriever_pb2_grpc
 
@@ -59,7 +60,11 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             await context.write(pb.IngestDocumentsResponse(progress=messages.progress(progress)))
 
         documents = door.incoming(requests, self._max_document_bytes)
-        job = await self._receiver.run(collection, start.request_id, documents, tell, detach=start.detach)
+        try:
+            job = await self._receiver.run(collection, start.request_id, documents, tell, detach=start.detach)
+        except WeftError:
+            await door.hear_out(requests)
+            raise
         finished = messages.ingested(job, self._library.epoch(collection.sequence))
         epoch = self._library.epoch(finished.epoch.sequence)
         await self._library.settle(epoch)

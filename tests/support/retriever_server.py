@@ -27,6 +27,7 @@ from services.retriever.wiring import build
 from weft import names
 from weft.common.v1 import epoch_pb2
 from weft.errors import WeftError, from_rpc_error
+from weft.jobs.v1 import jobs_pb2_grpc
 from weft.retriever.v1 import retriever_pb2 as pb
 from weft.retriever.v1 import retriever_pb2_grpc
 
@@ -46,6 +47,7 @@ class Served:
     """A retriever that can be called."""
 
     stub: Any
+    jobs: Any  # stub of its JobService
     spans: InMemorySpanExporter
     failures: list[BaseException]
 
@@ -55,9 +57,14 @@ class Served:
         *,
         collection: str = "",
         tenant: str = "default",
+        request_id: str | None = None,
+        detach: bool = False,
     ) -> Outcome:
         """Send documents by source, or messages as they are."""
-        messages = parts(documents, collection) if isinstance(documents, Mapping) else list(documents)
+        if isinstance(documents, Mapping):
+            messages = [start(collection, request_id, detach), *parts(documents)[1:]]
+        else:
+            messages = list(documents)
         outcome = Outcome()
         call = self.stub.IngestDocuments(iter(messages), timeout=60, metadata=[(names.METADATA_TENANT, tenant)])
         async for message in call:
@@ -145,7 +152,8 @@ async def served(place: Path, **options: Any) -> AsyncIterator[Served]:
         port = await server.start("127.0.0.1", 0, bindings)
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         try:
-            yield Served(retriever_pb2_grpc.RetrieverServiceStub(channel), spans, failures)
+            jobs = jobs_pb2_grpc.JobServiceStub(channel)
+            yield Served(retriever_pb2_grpc.RetrieverServiceStub(channel), jobs, spans, failures)
         finally:
             await channel.close()
             await server.stop(0)

@@ -1,0 +1,320 @@
+"""What every store of uploads keeps: ``Blobs`` and ``Intake``. A backend joins by adding openers to ``BACKENDS``.
+
+Each opener takes a place (a fresh directory); two openings of one place are what two replicas have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from mesh.plugins import Url
+from services.retriever.blobs import sqlite as blobs_sqlite
+from services.retriever.intakes import sqlite as intakes_sqlite
+from services.retriever.types import Outcome
+from services.retriever.uploads import BlobKey, Blobs, Fenced, Intake, Item
+from weft.errors import Reason, WeftError, error
+
+T, J = "tenant", "a" * 32
+SENDER = "sender"
+
+
+class Store(NamedTuple):
+    """What one replica has open."""
+
+    blobs: Blobs
+    intake: Intake
+
+
+Opener = Callable[[Path], Awaitable[Store]]
+
+
+async def open_sqlite(place: Path) -> Store:
+    url = Url.parse(f"sqlite:///{place}")
+    return Store(await blobs_sqlite.open(url), await intakes_sqlite.open(url))
+
+
+BACKENDS: dict[str, Opener] = {"sqlite": open_sqlite}
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
+    """Two openings of one place."""
+    opened = [await BACKENDS[request.param](tmp_path) for _ in range(2)]
+    yield opened[0], opened[1]
+    for store in opened:
+        await store.intake.close()
+        await store.blobs.close()
+
+
+async def keep(blobs: Blobs, data: bytes, number: int = 1, job: str = J, part_bytes: int = 700_000) -> BlobKey:
+    writer = blobs.writer()
+    for at in range(0, len(data), part_bytes):
+        await writer.write(data[at : at + part_bytes])
+    return await writer.keep(T, job, number, durable=number % 2 == 0)
+
+
+async def content(blobs: Blobs, key: BlobKey) -> bytes:
+    return b"".join([part async for part in blobs.parts(key)])
+
+
+async def refused(blobs: Blobs, key: BlobKey) -> str:
+    with pytest.raises(WeftError) as caught:
+        await content(blobs, key)
+    return caught.value.reason
+
+
+def item(number: int, source: str = "", **fields: object) -> Item:
+    source = source or f"{number}.txt"
+    sha256 = hashlib.sha256(source.encode()).hexdigest()
+    return Item(**{"number": number, "source": source, "sha256": sha256, "size_bytes": 100} | fields)  # type: ignore[arg-type]
+
+
+async def begin(intake: Intake, job: str = J, sender: str = SENDER) -> None:
+    await intake.begin(T, job, "c", sender)
+
+
+async def put(intake: Intake, *items: Item, job: str = J) -> list[bool]:
+    return [await intake.put(T, job, SENDER, one) for one in items]
+
+
+async def settle(intake: Intake, one: Item, outcome: Outcome = Outcome.INDEXED, job: str = J, fence: int = 1) -> None:
+    await intake.settle(T, job, fence, replace(one, outcome=outcome, chunks=2, sequence=one.number + 10))
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 3_500_000])
+async def test_a_blob_comes_back_as_it_was_written(stores: tuple[Store, Store], size: int) -> None:
+    data = bytes(range(256)) * (size // 256 + 1)
+    for number in (1, 2):
+        key = await keep(stores[0].blobs, data[:size], number)
+        assert key == BlobKey(T, J, number, hashlib.sha256(data[:size]).hexdigest())
+        parts = [part async for part in stores[1].blobs.parts(key)]
+        assert b"".join(parts) == data[:size]
+        assert all(len(part) <= 1 << 20 for part in parts)
+
+
+async def test_a_blob_is_its_job_s_and_its_number_s_own(stores: tuple[Store, Store]) -> None:
+    blobs = stores[0].blobs
+    kept = [await keep(blobs, b"same", 1), await keep(blobs, b"same", 2), await keep(blobs, b"same", 1, "b" * 32)]
+    await blobs.remove(kept[0])
+    await blobs.remove(kept[0])
+    assert await refused(blobs, kept[0]) == "STORE_CORRUPT"
+    assert [await content(stores[1].blobs, key) for key in kept[1:]] == [b"same", b"same"]
+    await blobs.remove_job(T, J)
+    assert await refused(blobs, kept[1]) == "STORE_CORRUPT"
+    assert await content(blobs, kept[2]) == b"same"
+    await blobs.remove_job(T, J)
+
+
+async def test_bytes_that_are_not_those_of_the_hash_are_refused(stores: tuple[Store, Store]) -> None:
+    blobs = stores[0].blobs
+    key = await keep(blobs, b"right")
+    assert await refused(blobs, key._replace(sha256="0" * 64)) == "STORE_CORRUPT"
+    assert await refused(blobs, key._replace(tenant="other")) == "STORE_CORRUPT"
+
+
+async def test_what_is_dropped_is_not_there_and_the_same_again_is(stores: tuple[Store, Store]) -> None:
+    blobs = stores[0].blobs
+    writer = blobs.writer()
+    await writer.write(b"x" * 2_000_000)
+    await writer.drop()
+    key = await keep(blobs, b"data")
+    assert await keep(stores[1].blobs, b"data") == key
+    await blobs.sweep()
+    assert await content(blobs, key) == b"data"
+
+
+async def test_documents_are_listed_as_they_came_and_their_outcomes_stay(stores: tuple[Store, Store]) -> None:
+    one, other = stores[0].intake, stores[1].intake
+    await begin(one)
+    failure = error(Reason.DOCUMENT_TOO_LARGE, "too large", size_bytes=9)
+    sent = [
+        item(1, title="T", mime_type="text/plain", metadata={"k": [1, "ä"]}),
+        item(2, sha256="", outcome=Outcome.FAILED, error=failure),
+        item(3),
+    ]
+    assert await put(one, *sent) == [True, False, True]
+    listed = await other.items(T, J, 0, 10)
+    assert [replace(there, error=None) for there in listed] == [replace(there, error=None) for there in sent]
+    assert listed[1].error is not None
+    assert (listed[1].error.reason, listed[1].error.metadata) == ("DOCUMENT_TOO_LARGE", {"size_bytes": "9"})
+    await settle(other, sent[0])
+    (settled,) = await one.items(T, J, 0, 1)
+    assert (settled.outcome, settled.chunks, settled.sequence) == (Outcome.INDEXED, 2, 11)
+    assert [there.number for there in await one.items(T, J, 1, 10)] == [2, 3]
+
+
+async def test_the_same_upload_again_is_recognised_and_another_is_refused(stores: tuple[Store, Store]) -> None:
+    intake = stores[0].intake
+    await begin(intake)
+    await put(intake, item(1), item(2))
+    await intake.complete(T, J, SENDER, 2, durable=False)
+    await settle(intake, item(1))
+    await begin(stores[1].intake, sender="again")
+    assert await put(stores[1].intake, item(1), item(2)) == [False, True]
+    await intake.complete(T, J, "again", 2, durable=True)
+    for other in (item(1, "other.txt"), item(2, size_bytes=1), item(2, metadata={"a": 1}), item(3)):
+        with pytest.raises(WeftError) as caught:
+            await put(intake, other)
+        assert caught.value.reason == "REQUEST_ID_REUSED"
+    with pytest.raises(WeftError) as caught:
+        await intake.complete(T, J, "again", 1, durable=False)
+    assert caught.value.reason == "REQUEST_ID_REUSED"
+
+
+async def test_a_receipt_says_how_far_the_upload_is(stores: tuple[Store, Store]) -> None:
+    one, other = stores[0].intake, stores[1].intake
+    assert await one.receipt(T, J) is None
+    await begin(one)
+    await put(one, item(1), item(2))
+    receipt = await other.receipt(T, J)
+    assert receipt is not None
+    assert (receipt.count, receipt.complete, receipt.broken) == (2, False, False)
+    assert receipt.silent_s < 5
+    await asyncio.sleep(0.2)
+    silent = await other.receipt(T, J)
+    assert silent is not None
+    assert silent.silent_s >= 0.15
+    await one.sign(T, J, SENDER)
+    signed = await other.receipt(T, J)
+    assert signed is not None
+    assert signed.silent_s < silent.silent_s
+    await one.complete(T, J, SENDER, 2, durable=False)
+    done = await other.receipt(T, J)
+    assert done is not None
+    assert (done.complete, done.broken) == (True, False)
+
+
+async def test_only_the_present_sender_can_break_an_upload_off_and_only_before_it_is_complete(
+    stores: tuple[Store, Store],
+) -> None:
+    intake = stores[0].intake
+
+    async def broken() -> bool:
+        receipt = await stores[1].intake.receipt(T, J)
+        return receipt is not None and receipt.broken
+
+    await begin(intake, sender="first")
+    await begin(intake, sender="second")
+    await intake.break_off(T, J, "first")
+    assert not await broken()
+    await intake.break_off(T, J, "second")
+    assert await broken()
+    await begin(intake, sender="third")
+    assert not await broken()
+    await intake.complete(T, J, "third", 0, durable=False)
+    await intake.break_off(T, J, "third")
+    assert not await broken()
+
+
+async def test_a_worker_with_an_older_fence_can_settle_nothing(stores: tuple[Store, Store]) -> None:
+    one, other = stores[0].intake, stores[1].intake
+    await begin(one)
+    await put(one, item(1))
+    await one.take(T, J, 1)
+    await other.take(T, J, 2)
+    with pytest.raises(Fenced):
+        await settle(one, item(1), fence=1)
+    with pytest.raises(Fenced):
+        await one.take(T, J, 1)
+    assert [there.outcome for there in await one.items(T, J, 0, 9)] == [None]
+    await settle(other, item(1), fence=2)
+
+
+async def test_an_older_version_is_superseded_once_a_later_one_is_in(stores: tuple[Store, Store]) -> None:
+    one, other = stores[0].intake, stores[1].intake
+    later = "b" * 32
+    await begin(one)
+    await begin(one, later)
+    await one.begin("stranger", later, "c", SENDER)
+    await put(one, item(1, "doc.txt"))
+    await put(one, item(1, "doc.txt"), job=later)
+    await one.put("stranger", later, SENDER, item(1, "doc.txt"))
+    await one.settle("stranger", later, 1, item(1, "doc.txt", outcome=Outcome.INDEXED))
+    assert not await other.superseded(T, J, 1)
+    await settle(one, item(1, "doc.txt"), Outcome.FAILED, later)
+    assert not await other.superseded(T, J, 1)
+    await settle(one, item(1, "doc.txt"), Outcome.UNCHANGED, later)
+    assert await other.superseded(T, J, 1)
+    await settle(one, item(1, "doc.txt"), Outcome.INDEXED)
+    assert not await other.superseded(T, later, 1)
+
+
+async def test_waiting_bytes_are_those_of_documents_not_settled(stores: tuple[Store, Store]) -> None:
+    intake = stores[0].intake
+    await begin(intake)
+    await put(intake, item(1), item(2), item(3, outcome=Outcome.FAILED))
+    assert await stores[1].intake.waiting_bytes() == 200
+    await settle(intake, item(1))
+    assert await stores[1].intake.waiting_bytes() == 100
+    await intake.let_go(T, J)
+    assert await intake.waiting_bytes() == 0
+
+
+async def test_letting_go_forgets_what_waited_and_keeps_what_was_settled(stores: tuple[Store, Store]) -> None:
+    one, other = stores[0].intake, stores[1].intake
+    for job in (J, "b" * 32):
+        await begin(one, job)
+        await put(one, item(1), item(2), job=job)
+        await one.complete(T, job, SENDER, 2, durable=False)
+    await settle(one, item(1))
+    places = await other.held(0, 10)
+    assert [place.job for place in places] == [J, "b" * 32]
+    assert [place.job for place in await other.held(places[0].place, 10)] == ["b" * 32]
+    await one.let_go(T, J)
+    assert [place.job for place in await other.held(0, 10)] == ["b" * 32]
+    assert [there.number for there in await other.items(T, J, 0, 9)] == [1]
+    receipt = await other.receipt(T, J)
+    assert receipt is not None
+    assert (receipt.count, receipt.complete) == (1, False)
+    await begin(other)  # sent again: what was lost goes in
+    assert await put(other, item(1), item(2)) == [False, True]
+    await other.complete(T, J, SENDER, 2, durable=False)
+    assert [place.job for place in await other.held(0, 10)] == [J, "b" * 32]
+
+
+async def test_the_sweep_forgets_old_ingests_that_were_let_go_and_no_others(stores: tuple[Store, Store]) -> None:
+    one, other = stores[0].intake, stores[1].intake
+    for job in (J, "b" * 32):
+        await begin(one, job)
+        await put(one, item(1), job=job)
+        await settle(one, item(1), job=job)
+    await one.let_go(T, J)
+    assert not await other.sweep(60.0)
+    assert await one.receipt(T, J) is not None
+    await asyncio.sleep(0.1)
+    assert not await other.sweep(0.05)
+    assert await one.receipt(T, J) is None
+    assert await one.items(T, J, 0, 9) == []
+    assert await one.receipt(T, "b" * 32) is not None
+
+
+async def test_tenants_see_nothing_of_each_other(stores: tuple[Store, Store]) -> None:
+    intake = stores[0].intake
+    await begin(intake)
+    await put(intake, item(1))
+    assert await intake.receipt("other", J) is None
+    assert await intake.items("other", J, 0, 9) == []
+    await intake.let_go("other", J)
+    await intake.break_off("other", J, SENDER)
+    receipt = await intake.receipt(T, J)
+    assert receipt is not None
+    assert (receipt.count, receipt.broken) == (1, False)
+
+
+async def test_changes_of_either_are_heard_by_the_other(stores: tuple[Store, Store]) -> None:
+    one, other = stores[0].intake, stores[1].intake
+    await begin(one)
+    seen = await other.changed(0, 0.0)
+    while (now := await other.changed(seen, 0.2)) != seen:
+        seen = now
+    waiting = asyncio.create_task(other.changed(seen, 10.0))
+    await asyncio.sleep(0.05)
+    await put(one, item(1))
+    assert await asyncio.wait_for(waiting, 1.0) != seen
