@@ -62,7 +62,7 @@ async def test_tools_results_travel_as_messages() -> None:
     )
     async with house(extractive="extractive:") as h:
         answer = await ask(h, asking(*messages))
-    assert answer.text == f"12 × 7 = 84. {PASSAGE.text}"
+    assert answer.text == f"12 × 7 = 84.\n{PASSAGE.text}"
 
 
 async def test_abstaining_is_a_finish_reason() -> None:
