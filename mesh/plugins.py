@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from weft.errors import Reason, error
 
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+-]*")
-_SECRET: Final = re.compile(r"token|secret|password|key", re.IGNORECASE)
+SECRET: Final = re.compile(r"token|secret|password|key", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Url:
         if self.password:
             masked = re.sub(r"(//[^:@/]*:)[^@/]*@", r"\1***@", masked)
         for key in self.query:
-            if _SECRET.search(key):
+            if SECRET.search(key):
                 masked = re.sub(rf"([?&]{re.escape(key)}=)[^&#]*", r"\1***", masked)
         return masked
 

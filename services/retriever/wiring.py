@@ -58,8 +58,10 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         keeping = _workers(stack, "keep", 1)
         parsers = Parsers(options.limits, options.parser_count)
         stack.push_async_callback(parsers.close)
-        opener = partial(open_plugin, files=EmbedderFiles(options.model_cache_dir))
-        embedders = Embedders(options.embedder, opener, ingesting)
+        keys = {host: key.get_secret_value() for host, key in options.embedder_api_keys.items()}
+        opener = partial(open_plugin, files=EmbedderFiles(options.model_cache_dir, keys))
+        embedders = Embedders(options.embedder, opener, ingesting, options.embedders)
+        stack.callback(embedders.close)
         index_url = Url.parse(options.index)
         indexes: VectorIndexes = plugins.load("services.retriever.indexes", index_url).open(index_url)
         replica = Replica(log, indexes, applying)

@@ -22,11 +22,11 @@ from services.retriever.minilm.source import TOKENIZER
 from services.retriever.minilm.store import ONNX, default_cache_dir, find
 from services.retriever.ports import EmbedderFiles
 from services.retriever.types import Vectors
+from services.retriever.vocabulary import knowledge
 from weft.errors import Reason, error
 
 DIMENSION: Final = 384
 MAX_TOKENS: Final = 256  # what the model was trained to read
-_UNKNOWN: Final = "[UNK]"
 
 
 class MiniLm:
@@ -59,29 +59,11 @@ class MiniLm:
         return self.embed(texts)
 
     def knowledge(self, text: str) -> float:
-        """The share of a text's letters that stand in words of two or more that the vocabulary has whole.
-
-        Numbers don't count, they are of every language.
-
-        The vocabulary was learned from English. Words of other languages come out in splinters, Chinese
-        in single characters, scripts it hardly met as unknown: all that it never saw together as a word.
-        """
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        pieces: dict[int, list[str]] = {}
-        letters: dict[int, int] = {}
-        for token, (start, end), word in zip(encoding.tokens, encoding.offsets, encoding.word_ids, strict=True):
-            if word is not None and any(map(str.isalpha, text[start:end])):
-                pieces.setdefault(word, []).append(token)
-                letters[word] = letters.get(word, 0) + end - start
-        known = sum(letters[w] for w, parts in pieces.items() if _whole(parts))
-        return known / max(1, sum(letters.values()))
+        """See ``vocabulary``: this one was learned from English."""
+        return knowledge(self._tokenizer, text)
 
     def close(self) -> None:
         """The model goes with its last user."""
-
-
-def _whole(pieces: list[str]) -> bool:
-    return len(pieces) == 1 and len(pieces[0]) > 1 and pieces[0] != _UNKNOWN
 
 
 def open(url: Url, files: EmbedderFiles) -> MiniLm:
