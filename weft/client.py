@@ -200,6 +200,7 @@ class Client:
         top_k: int = 5,
         *,
         collection: str | None = None,
+        filter: str = "",
         min_epoch: Epoch | None = None,
         allow_cached: bool = True,
         timeout_s: float | None = None,
@@ -210,12 +211,13 @@ class Client:
             query: 1 to 8,192 characters.
             top_k: hits at the most, 1 to 100.
             collection: where to look; unset: "default".
+            filter: what a passage's document must fulfil: 'team = "search" AND year >= 2025'; empty: nothing.
             min_epoch: look at least this far; unset: as far as this client has ingested.
             allow_cached: whether the answer may come from a cache.
             timeout_s: deadline in seconds, above 0; unset: the client's.
 
         Raises:
-            InvalidArgument: a value is out of its range; ``field`` says which.
+            InvalidArgument: a value is out of its range, ``field`` says which; FILTER_INVALID says where.
             NotFound: no such collection for this tenant.
             FailedPrecondition: EPOCH_NOT_REACHED in time, or EPOCH_FOREIGN: of another store.
             DeadlineExceeded: the deadline came first.
@@ -227,6 +229,7 @@ class Client:
             collection=collection_name,
             query=_text("query", query),
             top_k=_count("top_k", top_k, 100),
+            filter=_text("filter", filter),
             allow_cached=allow_cached,
         )
         self._set_min_epoch(request, min_epoch)

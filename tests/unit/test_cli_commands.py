@@ -140,7 +140,8 @@ async def test_a_document_that_was_not_taken_in_is_named_and_the_exit_code_says_
 
 async def test_an_error_is_one_line_or_an_object_and_the_code_is_1(server: Server) -> None:
     server.retriever.failure = error(Reason.COLLECTION_NOT_FOUND, "there is no collection 'x'", collection="x")
-    plain = await run(server, "search", "q", "-c", "x")
+    plain = await run(server, "search", "q", "-c", "x", "--filter", 'year = "2024"')
+    assert server.retriever.searches[-1].filter == 'year = "2024"'
     assert (plain.code, plain.out) == (1, "")
     assert plain.err.startswith("weft: there is no collection 'x' [COLLECTION_NOT_FOUND]")
     as_json = await run(server, "search", "q", "-c", "x", "--json")

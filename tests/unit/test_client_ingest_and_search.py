@@ -153,12 +153,12 @@ async def test_a_search_gives_hits_with_their_documents(server: Server) -> None:
     highlight = retriever_pb2.Highlight(start_char=0, end_char=4)
     server.retriever.hits = [retriever_pb2.Hit(passage=passage, score=0.9, highlights=[highlight])]
     async with server.client() as c:
-        result = await c.search("sky", top_k=3, collection="c")
+        result = await c.search("sky", top_k=3, collection="c", filter="year = 2024")
     (hit,) = result.hits
     assert (hit.text, hit.score, hit.document) == ("Blue.", 0.9, "collections/c/documents/d")
     assert (hit.metadata, hit.title, hit.page) == ({"year": 2024, "score": 0.5}, "Sky", 2)
     assert hit.highlights == ((0, 4),)
-    assert server.retriever.searches[0].top_k == 3
+    assert (server.retriever.searches[0].top_k, server.retriever.searches[0].filter) == (3, "year = 2024")
 
 
 async def test_searches_and_asks_look_as_far_as_this_client_has_written(server: Server, folder: Path) -> None:
