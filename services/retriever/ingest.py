@@ -192,6 +192,8 @@ class _Run:
             if receipt is not None and not taken:
                 await self._intake.take(tenant, job, self._running.fence)
                 taken = True
+            if receipt is not None and receipt.complete:
+                self._total = receipt.count
             page = await self._intake.items(tenant, job, after, _PAGE) if receipt is not None else []
             for item in page:
                 after = item.number
@@ -201,7 +203,6 @@ class _Run:
                 continue
             idle_s = time.monotonic() - last_s
             if receipt is not None and receipt.complete and after >= receipt.count:
-                self._total = after
                 return
             if (receipt.broken or receipt.silent_s > SILENCE_S) if receipt is not None else idle_s > SILENCE_S:
                 await self._all_settled()

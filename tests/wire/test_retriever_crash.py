@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import re
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 
+from tests.support.retriever_process import process
 from tests.support.retriever_server import header, served, start
 from weft.retriever.v1 import retriever_pb2 as pb
 from weft.retriever.v1 import retriever_pb2_grpc
 
-START_TIMEOUT_S = 30
 CHUNKS = 40  # more than one group, so that documents are staged before they are published
-
-
-@asynccontextmanager
-async def process(place: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    """A retriever process over the store in ``place``, and its port."""
-    started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.retriever"),
-        env={
-            **os.environ,
-            "WEFT_STORE": f"sqlite:///{place}",
-            "WEFT_RETRIEVER__EMBEDDER": "none:",
-            "WEFT_MESH": "127.0.0.1:9",  # nobody there: it serves all the same
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    assert started.stdout is not None
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            while not (found := re.search(rb"serving on 127\.0\.0\.1:(\d+)", line := await started.stdout.readline())):
-                assert line, "the process ended before it served"
-        yield started, int(found.group(1))
-    finally:
-        if started.returncode is None:
-            started.kill()
-        await started.communicate()
 
 
 def text(number: int) -> str:
