@@ -85,8 +85,8 @@ def _read(reader: Any, limits: Limits) -> Parsed:
     if pictures == len(pages):
         raise error(
             Reason.DOCUMENT_EMPTY,
-            f"the document has no text on its pages ({len(pages)}): they are pictures, as a scanner makes them; run OCR "
-            "over it first",
+            f"the document has no text on its pages ({len(pages)}): they are pictures, as a scanner makes them; run "
+            "OCR over it first",
             pages=len(pages),
         )
     return _lines.composed(pages, _outline(reader), _title(reader))
