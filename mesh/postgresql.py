@@ -46,6 +46,7 @@ _log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S: Final = 5.0
 LOCK_TIMEOUT_S: Final = 5.0
 STATEMENT_TIMEOUT_S: Final = 30.0
+ANSWER_TIMEOUT_S: Final = 35.0  # for a server that hangs itself
 IDLE_IN_TRANSACTION_S: Final = 10.0
 _RECONNECT_S: Final = 0.25
 _KEEPALIVE_S: Final = 15.0
@@ -110,10 +111,10 @@ class Database:
                 self.store_id = await self._prepare(connection)
             self._pool = await asyncpg.create_pool(
                 self._url.raw,
-                min_size=1,
+                min_size=0,
                 max_size=self._max_connections,
                 timeout=CONNECT_TIMEOUT_S,
-                command_timeout=STATEMENT_TIMEOUT_S + 5,
+                command_timeout=ANSWER_TIMEOUT_S,
                 server_settings=self._settings,
                 init=self._check,
                 reset=_nothing,  # every use is one transaction or one statement: there is nothing to take back
@@ -208,7 +209,7 @@ class Database:
         connection = await asyncpg.connect(
             self._url.raw,
             timeout=CONNECT_TIMEOUT_S,
-            command_timeout=STATEMENT_TIMEOUT_S,
+            command_timeout=ANSWER_TIMEOUT_S,
             server_settings=self._settings,
         )
         try:

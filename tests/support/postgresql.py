@@ -129,8 +129,9 @@ class PostgresqlServer:
             if self._popen.poll() is not None:
                 raise AssertionError(f"PostgreSQL ended:\n{self.log.read_text(errors='replace')[-2000:]}")
             with contextlib.suppress(OSError, IndexError):
-                # Its eighth line says how it is, once it has read the write-ahead log again.
-                if (self._data / "postmaster.pid").read_text().splitlines()[7].strip() == "ready":
+                # The last line says how it is, the first who: a killed server's file is still there.
+                lines = (self._data / "postmaster.pid").read_text().splitlines()
+                if lines[0] == str(self._popen.pid) and lines[7].strip() == "ready":
                     return
             time.sleep(0.02)
         raise AssertionError(f"PostgreSQL isn't ready after {_READY_S} s")
