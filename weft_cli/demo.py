@@ -71,11 +71,16 @@ def main() -> int:
 
 @contextmanager
 def _mesh(data_dir: Path) -> Iterator[Path]:
-    address = f"127.0.0.1:{ports.free_port('127.0.0.1', 9500)}"
+    with ports.reserved("127.0.0.1", 9500) as port, _mesh_at(data_dir, f"127.0.0.1:{port}"):
+        yield data_dir
+
+
+@contextmanager
+def _mesh_at(data_dir: Path, address: str) -> Iterator[None]:
     try:
         _weft("up", "--data", str(data_dir), "--mesh", address, "--detach")
         _weft("status", "--data", str(data_dir))
-        yield data_dir
+        yield
     except Exception:
         if holder(data_dir):  # otherwise `up` has told why
             lines = (data_dir / LOG_FILE).read_text(errors="replace").splitlines()

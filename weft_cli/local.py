@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from weft_cli.supervisor import StartFailed, Supervisor
 LOG_FILE: Final = "up.log"
 _MESH_FILE: Final = "mesh.json"
 _READY_S: Final = 90.0
+_FEW_LINES: Final = 12
+_LAST_LINES: Final = 200
 _EMBEDDER: Final = "WEFT_RETRIEVER__EMBEDDER"
 _OTLP: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
@@ -41,6 +44,8 @@ class Options:
     registry: str | None
     mesh: str
     data_dir: Path
+    fresh: bool
+    """Whether the data directory was made for this start. If it fails, it goes again."""
 
 
 def prepare(options: Options) -> dict[str, str]:
@@ -73,13 +78,22 @@ async def foreground(options: Options) -> int:
             return FAILED
         return await _run(options, prepare(options))
     finally:
+        was_ready = (mesh_file(options.data_dir) or {}).get("ready")
         (options.data_dir / _MESH_FILE).unlink(missing_ok=True)
         lock.release()
+        if not was_ready:
+            _discard(options)
 
 
 async def _run(options: Options, base: dict[str, str]) -> int:
-    port = options.mesh.rpartition(":")[2]
-    collector_port = None if base.get(_OTLP) else ports.free_port("127.0.0.1", min(65_535, int(port) + 1))
+    if base.get(_OTLP):  # traces go elsewhere
+        return await _supervise(options, base, None)
+    port = int(options.mesh.rpartition(":")[2])
+    with ports.reserved("127.0.0.1", port + 1) as collector_port:
+        return await _supervise(options, base, collector_port)
+
+
+async def _supervise(options: Options, base: dict[str, str], collector_port: int | None) -> int:
     shared = topology.shared_environ(
         base,
         mesh=options.mesh,
@@ -188,15 +202,36 @@ def _write(data_dir: Path, found: dict[str, Any]) -> None:
 def _welcome(logs: Logs, options: Options, found: dict[str, Any], shown: dict[str, Any]) -> None:
     rows = [(i["service"], i["version"], i["address"], i["id"]) for i in shown["instances"]]
     widths = [max(len(row[n]) for row in rows) if rows else 0 for n in range(4)]
-    data = data_option(options.data_dir)
     logs.say(f"\nmesh {options.mesh} is up · data {options.data_dir} · traces {found['otlp_endpoint']}")
     for row in rows:
         logs.say("  " + "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip())
-    logs.say(f"try:  weft ingest README.md docs{data}\n      weft ask{data} 'What is this about?'\n")
+    logs.say(f"{_hint(options)}\n")
+
+
+def _hint(options: Options) -> str:
+    data = data_option(options.data_dir)
+    return f"try:  weft ingest README.md docs{data}\n      weft ask{data} 'What is this about?'"
 
 
 def detached(options: Options, replicas: str | None) -> int:
     """Start the same in the background; its exit code if it doesn't get ready."""
+    code = FAILED
+    try:
+        code = _detached(options, replicas)
+    finally:
+        if code != OK:
+            _discard(options)
+    return code
+
+
+def _discard(options: Options) -> None:
+    """Remove the directory of a mesh that was never ready, so that nobody can have stored anything, if it was made for
+    it and no other mesh has taken it meanwhile."""
+    if options.fresh and holder(options.data_dir) is None:
+        shutil.rmtree(options.data_dir, ignore_errors=True)
+
+
+def _detached(options: Options, replicas: str | None) -> int:
     data_dir = options.data_dir
     if (pid := holder(data_dir)) is not None:
         raise Held(pid)
@@ -213,7 +248,8 @@ def detached(options: Options, replicas: str | None) -> int:
     try:
         if _came_up(process, data_dir):
             typer.echo(
-                f"mesh {options.mesh} is up, pid {process.pid} · logs {log_path} · weft down{data_option(data_dir)}"
+                f"mesh {options.mesh} is up, pid {process.pid} · logs {log_path} · weft down{data_option(data_dir)}\n"
+                f"{_hint(options)}"
             )
             return OK
     except BaseException:  # Ctrl-C: a mesh that nobody waits for must not be left behind
@@ -222,11 +258,12 @@ def detached(options: Options, replicas: str | None) -> int:
         raise
     if process.poll() is None:
         process.terminate()
-    lines = log_path.read_text(errors="replace").splitlines()[-12:]
-    typer.secho(
-        "\n".join([*lines, f"weft: the mesh did not come up; all it said is in {log_path}"]), err=True, fg="red"
-    )
-    return process.wait() or FAILED
+    code = process.wait() or FAILED
+    lines = log_path.read_text(errors="replace").splitlines()
+    shown = lines[-_LAST_LINES if options.fresh else -_FEW_LINES :]  # a fresh directory takes its log with it
+    said = "this is what it said" if options.fresh else f"all it said is in {log_path}"
+    typer.secho("\n".join([*shown, f"weft: the mesh did not come up; {said}"]), err=True, fg="red")
+    return code
 
 
 def _came_up(process: subprocess.Popen[bytes], data_dir: Path) -> bool:

@@ -1,9 +1,24 @@
-"""Ports: whether one is free, who has it if not, and which one to take."""
+"""Ports: whether one is free, who has it if not, and which one to take.
+
+A port that was found free is bound some seconds later, by a child. Two meshes that start at the same moment
+would find the same one. So who chooses a port holds a lock on a file of its number until it is done with it:
+``weft-ports-UID/9500`` in the directory for temporary files. The operating system lets go of it however its
+holder ends; the empty file stays and means nothing.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+_TRIED_IN_A_ROW: Final = 100
 
 
 def taken_by(host: str, port: int) -> str | None:
@@ -17,12 +32,41 @@ def taken_by(host: str, port: int) -> str | None:
     return None
 
 
-def free_port(host: str, preferred: int) -> int:
-    """``preferred`` if it is free, else any."""
+@contextmanager
+def reserved(host: str, preferred: int) -> Iterator[int]:
+    """A free port that no other ``weft`` of this user takes meanwhile: ``preferred``, else one of the next, else any.
+
+    Raises:
+        OSError: there is none.
+    """
+    candidates = [*range(preferred, min(65_536, preferred + _TRIED_IN_A_ROW)), *([0] * _TRIED_IN_A_ROW)]
+    for candidate in candidates:
+        try:
+            port = _bind(host, candidate)
+        except OSError:
+            continue
+        descriptor = _lock(port)
+        if descriptor is None:
+            continue
+        try:
+            yield port
+            return
+        finally:
+            os.close(descriptor)
+    raise OSError(errno.EADDRINUSE, f"no free port on {host} from {preferred} on")
+
+
+def _lock(port: int) -> int | None:
+    """The descriptor of the port's lock file; None where another process holds it."""
+    folder = Path(tempfile.gettempdir()) / f"weft-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        return _bind(host, preferred)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return _bind(host, 0)
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _bind(host: str, port: int) -> int:

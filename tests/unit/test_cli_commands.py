@@ -267,6 +267,25 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "mesh.json").exists()
 
 
+@pytest.mark.parametrize("detach", [(), ("--detach",)])
+async def test_a_start_that_fails_takes_the_directory_that_it_made_with_it(
+    tmp_path: Path, detach: tuple[str, ...]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    no_model = {"WEFT_RETRIEVER__EMBEDDER": "none:"}
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        for name in ("new", "mine"):
+            folder = str(tmp_path / name)
+            done = await run(None, "up", "--mesh", f"127.0.0.1:{port}", "--data", folder, *detach, more=no_model)
+            assert done.code == 1
+            assert f"port {port} on 127.0.0.1 is taken" in done.err
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "mine").exists()  # it was there before
+
+
 async def test_a_data_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     done = await run(None, "up", "--data", str(tmp_path / "data"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from weft_cli.lock import DataLock, Held, holder
-from weft_cli.ports import free_port, taken_by
+from weft_cli.ports import reserved, taken_by
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
@@ -62,9 +62,49 @@ def test_a_port_that_is_taken_is_named_with_who_has_it() -> None:
         problem = taken_by("127.0.0.1", port)
         assert problem is not None
         assert f"port {port} on 127.0.0.1 is taken by pid {os.getpid()}" in problem
-        assert free_port("127.0.0.1", port) != port
+        with reserved("127.0.0.1", port) as other:
+            assert other != port
     assert taken_by("127.0.0.1", port) is None
-    assert free_port("127.0.0.1", port) == port
+    with reserved("127.0.0.1", port) as same:
+        assert same == port
+
+
+def test_those_who_choose_at_the_same_moment_get_a_port_each(tmp_path: Path) -> None:
+    script = """
+import sys
+from weft_cli.ports import reserved
+sys.stdin.readline()
+with reserved("127.0.0.1", 9500) as port:
+    print(port, flush=True)
+    sys.stdin.read()
+"""
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+
+    def chooser_of() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environ,
+        )  # fmt: skip
+
+    choosers = [chooser_of() for _ in range(4)]
+    try:
+        for chooser in choosers:
+            assert chooser.stdin is not None
+            chooser.stdin.write("now\n")
+            chooser.stdin.flush()
+        ports = [int(chooser.stdout.readline()) for chooser in choosers if chooser.stdout is not None]
+        assert len(set(ports)) == 4
+        choosers[0].kill()
+        choosers[0].communicate()
+        assert all(port < 9_600 for port in ports)
+        choosers.append(chooser_of())
+        out, _ = choosers[-1].communicate("now\n", timeout=20)
+        assert int(out) <= ports[0]  # killed, and its port can be had again
+    finally:
+        for chooser in choosers:
+            if chooser.poll() is None:
+                chooser.kill()
+                chooser.communicate()
 
 
 def test_an_address_of_another_machine_cannot_be_listened_on() -> None:

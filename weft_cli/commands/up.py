@@ -51,9 +51,9 @@ def up(
     from weft_cli.topology import parse_replicas
 
     check_address(mesh)
-    options = Options(parse_replicas(replicas), registry, mesh, data)
+    wanted = parse_replicas(replicas)
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        options = Options(wanted, registry, mesh, data, fresh=_make(data))
         if detach:
             raise typer.Exit(detached(options, replicas))
         run(foreground(options))
@@ -66,3 +66,13 @@ def up(
         )
     except OSError as exc:
         fail(f"the data directory {data} cannot be used: {exc.strerror or exc}", FAILED)
+
+
+def _make(data: Path) -> bool:
+    """Make the data directory; whether it wasn't there."""
+    try:
+        data.mkdir(parents=True)
+    except FileExistsError:
+        data.mkdir(exist_ok=True)  # a file is no directory
+        return False
+    return True
