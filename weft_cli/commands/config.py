@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from difflib import SequenceMatcher
 from typing import Any, Final
 
 import typer
@@ -71,11 +72,34 @@ async def _print(as_json: bool) -> int:
 
 
 def _print_problems(problems: dict[str, str]) -> None:
-    by_text: dict[str, list[str]] = {}
+    for line in merge(problems):
+        typer.secho(line, err=True, fg="red")
+
+
+def merge(problems: dict[str, str]) -> list[str]:
+    """What all the processes say, each problem once, behind it who has it unless all do.
+
+    Each process knows its own names only, so for a misspelt one each suggests another: the nearest counts.
+    """
+    found: dict[str, dict[str, str]] = {}  # a problem -> who has it -> what it suggests
     for name, text in problems.items():
-        by_text.setdefault(text.replace(f"weft {name}: ", "", 1), []).append(name)
-    for text, names in by_text.items():
-        typer.secho(f"{', '.join(names)}: {text}", err=True, fg="red")
+        head, *lines = text.removeprefix(f"weft {name}: ").splitlines()
+        for line in lines if lines and head.endswith(":") else [text]:
+            problem, _, hint = line.strip().partition("; ")
+            found.setdefault(problem, {})[name] = hint
+    merged = ["the configuration is invalid:"]
+    for problem, hints in found.items():
+        nearest = max(hints.values(), key=lambda hint: _nearness(problem, hint))
+        who = "" if len(hints) == len(MODULES) else f" ({', '.join(hints)})"
+        merged.append(f"  {problem}{f'; {nearest}' if nearest else ''}{who}")
+    return merged
+
+
+def _nearness(problem: str, hint: str) -> float:
+    suggested = hint.removeprefix("did you mean ").removesuffix("?")
+    if suggested == hint:
+        return 0.0
+    return SequenceMatcher(None, problem.partition(" ")[0], suggested).ratio()
 
 
 def _print_settings(settings: dict[str, dict[str, Any]]) -> None:
