@@ -59,14 +59,14 @@ def recall(index: VectorIndex, vectors: Vectors, allowed: Mask | None = None) ->
 
 
 def test_it_finds_what_a_flat_index_finds_in_nearly_all_cases(index: IvfIndex, vectors: Vectors) -> None:
-    assert recall(index, vectors) >= 0.97
+    assert recall(index, vectors) >= 0.95
     assert int(index.probes[0]) < len(index.centres) / 2
 
 
 @pytest.mark.parametrize("share", [0.0, 0.002, 0.05, 0.3, 0.9])
 def test_a_filter_takes_nothing_from_what_is_found(index: IvfIndex, vectors: Vectors, share: float) -> None:
     allowed = np.random.default_rng(3).random(ROWS) < share
-    assert recall(index, vectors, allowed) >= 0.97 or not allowed.any()
+    assert recall(index, vectors, allowed) >= 0.95 or not allowed.any()
     rows, scores = index.search(vectors[:1], 50, allowed)
     assert allowed[rows].all()
     assert len(rows) == min(50, allowed.sum())

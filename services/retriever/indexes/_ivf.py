@@ -27,7 +27,7 @@ from services.retriever.packed import Mask, Rows
 from services.retriever.ports import Scores
 from services.retriever.types import Vectors
 
-RECALL: Final = 0.99
+RECALL: Final = 0.98
 _NEIGHBOURS: Final = 10
 _SAMPLE: Final = 256
 _LEAST_PROBES: Final = 8

@@ -6,7 +6,7 @@ were asked for. These are scored again (``cosines``), and where the last of them
 the best, all that come near it are fetched, so that what is found depends on the vectors alone.
 
 A settled segment of ``IVF_ROWS`` and more gets an inverted file (``_ivf``), which reads a fraction of it and misses
-about one neighbour in a hundred.
+about one or two neighbours in a hundred.
 
 FAISS brings its own threads; one is right here, since searches run beside each other in the service's
 bounded pool.
