@@ -1,7 +1,8 @@
 """A whole mesh of real processes for tests: started, killed, paused and restarted one by one.
 
 Everything listens on loopback, writes into a directory that the test gives, and ends with the block.
-Only processes that were started here are ever signalled.
+Only processes that were started here are ever signalled. A Python process that is started here ends with the test
+run even if that is killed (``leashed``); so start it from a thread that lives on.
 """
 
 from __future__ import annotations
@@ -47,6 +48,14 @@ def eventually(check: Callable[[], Any], *, within_s: float, what: str) -> Any:
         time.sleep(0.05)
 
 
+def leashed(arguments: Sequence[str]) -> list[str]:
+    """``python -m MODULE …`` as the same process on a leash: it ends when the thread that starts it does, so none is
+    left of a test run that was killed. Other programs as they are."""
+    if list(arguments[:2]) != [sys.executable, "-m"]:
+        return list(arguments)
+    return [sys.executable, "-m", "weft_cli.leash", str(os.getpid()), *arguments[2:]]
+
+
 class Process:
     """One process of the mesh, restartable with the same command and environment."""
 
@@ -57,7 +66,7 @@ class Process:
     def start(self) -> Process:
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
-                self._arguments, env=self._environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT
+                leashed(self._arguments), env=self._environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT
             )
         return self
 
