@@ -13,6 +13,7 @@ from typing import Any
 from weft.errors import Reason, WeftError, error
 
 _MIB = 1 << 20
+_MAX_PROBLEM_CHARS = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,14 @@ class Limits:
         return too_large(
             "time", f"was not read within {self.timeout_s:g} s", "that time", max_seconds=f"{self.timeout_s:g}"
         )
+
+
+def problem_of(exc: BaseException) -> str:
+    """What a library said of a document, fit to be shown: on one line, bounded, without what was in the document's
+    bytes as it was."""
+    told = f"{type(exc).__name__}: {exc}".encode("ascii", "backslashreplace").decode()
+    told = "".join(character if character.isprintable() else " " for character in told)
+    return " ".join(told.split())[:_MAX_PROBLEM_CHARS].rstrip(": ")
 
 
 def too_large(limit: str, problem: str, allowed: str, **figures: Any) -> WeftError:

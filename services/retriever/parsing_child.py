@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from services.retriever import reading
-from services.retriever.limits import Limits
+from services.retriever.limits import Limits, problem_of
 from services.retriever.parsing import LENGTH_BYTES
 from services.retriever.types import Chunk
 from weft.errors import Reason, WeftError, error
@@ -35,7 +35,6 @@ _PR_SET_PDEATHSIG: Final = 1
 _GROUP_CHUNKS: Final = 64  # in a frame: some 100 kB
 _NICENESS: Final = 10
 _MAX_TRACE_CHARS: Final = 4_000
-_MAX_PROBLEM_CHARS: Final = 200
 _STATM: Final = Path("/proc/self/statm")
 
 Read = Callable[[bytes, str, str, Limits], tuple[str, list[Chunk]]]
@@ -84,8 +83,7 @@ def _answer(answers: BinaryIO, read: Read, data: bytes, kind: str, charset: str,
 
 def _unreadable(kind: str, exc: Exception) -> WeftError:
     """A parser's own trouble with a document."""
-    problem = f"{type(exc).__name__}: {exc}".encode("ascii", "backslashreplace").decode()
-    problem = " ".join(problem.split())[:_MAX_PROBLEM_CHARS].rstrip(": ")
+    problem = problem_of(exc)
     return error(
         Reason.DOCUMENT_UNREADABLE,
         f"the document could not be read as {kind}: {problem}; save it anew, or send it as text/plain",

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from services.retriever import reading
-from services.retriever.limits import Limits
+from services.retriever.limits import Limits, problem_of
 from services.retriever.parsing import Parsers
 from weft.errors import WeftError
 
@@ -88,6 +88,13 @@ async def test_a_hostile_document_fails_alone_and_the_next_is_read(order: bytes,
         assert len(pool.process_ids) == 1
 
 
+def test_what_a_library_says_is_shown_on_one_bounded_printable_line() -> None:
+    told = problem_of(ValueError("a\nbell \x07 and \x1b[31m, 中 " + "x" * 500))
+    assert told.startswith("ValueError: a bell and [31m, \\u4e2d xxx")
+    assert told.isprintable()
+    assert len(told) <= 160
+
+
 async def test_memory_within_the_limit_is_had() -> None:
     async with parsers(max_memory_bytes=64 * MIB) as pool:
         assert (await pool.parse(b"allocate 40000000", "text/plain"))[0] == "40000000"
@@ -150,7 +157,7 @@ async def test_processes_that_cannot_start_are_told_as_such() -> None:
 
 _SERVICE = f"""
 import asyncio
-from services.retriever.limits import Limits
+from services.retriever.limits import Limits, problem_of
 from services.retriever.parsing import Parsers
 async def main():
     pool = Parsers(Limits(), 1, module={HOSTILE!r})

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from lxml import etree
 
-from services.retriever.limits import Limits
+from services.retriever.limits import Limits, problem_of
 from services.retriever.parsers import html
 from services.retriever.types import Parsed
 from weft.errors import Reason, WeftError, error
@@ -60,8 +60,7 @@ def parse(data: bytes, charset: str = "", limits: Limits = Limits()) -> Parsed: 
     except (WeftError, MemoryError):
         raise
     except Exception as exc:  # a broken zip, broken XML in it, or parts that do not fit each other
-        problem = " ".join(f"{type(exc).__name__}: {exc}".encode("ascii", "backslashreplace").decode().split())[:160]
-        raise _unreadable(f"is a broken docx file ({problem}); save it anew") from exc
+        raise _unreadable(f"is a broken docx file ({problem_of(exc)}); save it anew") from exc
     return html.read(page, title)
 
 

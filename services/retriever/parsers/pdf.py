@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from services.retriever.limits import Limits, too_large
+from services.retriever.limits import Limits, problem_of, too_large
 from services.retriever.parsers import _lines
 from services.retriever.parsers._lines import Entry, Line
 from services.retriever.parsers.text import tidy
@@ -57,7 +57,7 @@ def parse(data: bytes, charset: str = "", limits: Limits = Limits()) -> Parsed: 
     except LimitReachedError as exc:
         raise too_large(
             "expanded_bytes",
-            f"has a part beyond what may be unpacked ({exc})",
+            f"has a part beyond what may be unpacked ({problem_of(exc)})",
             f"{most} bytes",
             max_expanded_bytes=most,
         ) from exc
@@ -166,8 +166,7 @@ def _title(reader: Any) -> str:
 
 
 def _broken(what: str, exc: Exception) -> WeftError:
-    problem = " ".join(f"{type(exc).__name__}: {exc}".encode("ascii", "backslashreplace").decode().split())[:160]
-    return _unreadable(f"{what} ({problem}); save it anew, or send its text")
+    return _unreadable(f"{what} ({problem_of(exc)}); save it anew, or send its text")
 
 
 def _unreadable(problem: str) -> WeftError:
