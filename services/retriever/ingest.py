@@ -110,20 +110,19 @@ class Ingestor:
     """Runs ingest jobs."""
 
     def __init__(self, log: Log, embedders: Embedders, preparer: Preparer, intake: Intake, blobs: Blobs) -> None:
-        self._log, self._embedders, self._preparer = log, embedders, preparer
-        self._intake, self._blobs = intake, blobs
+        self.log, self.embedders, self.preparer = log, embedders, preparer
+        self.intake, self.blobs = intake, blobs
 
     async def run(self, running: Running) -> Summary:
         """Work a job off."""
         job = running.job
         key = CollectionKey(job.tenant, json.loads(job.payload)["collection"])
-        collection = await self._log.get_collection(key)
+        collection = await self.log.get_collection(key)
         embedder = None
         if collection is not None:
-            embedder = await self._embedders.get(collection.embedder, collection.dimension)
-        run = _Run(running, key, collection, embedder, self._log, self._preparer, self._intake, self._blobs)
+            embedder = await self.embedders.get(collection.embedder, collection.dimension)
         try:
-            return await run.run()
+            return await _Run(self, running, key, collection, embedder).run()
         except Fenced as exc:
             raise LeaseLost(running.lease) from exc
 
@@ -133,19 +132,17 @@ class _Run:
 
     def __init__(
         self,
+        house: Ingestor,
         running: Running,
         key: CollectionKey,
         collection: Collection | None,
         embedder: Embedder | None,
-        log: Log,
-        preparer: Preparer,
-        intake: Intake,
-        blobs: Blobs,
     ) -> None:
         self._running, self._job, self._key = running, running.job, key
         self._collection, self._embedder = collection, embedder
-        self._log, self._preparer, self._intake, self._blobs = log, preparer, intake, blobs
-        self._tally = Tally(log.log_id, collection.sequence if collection else 0)
+        self._log, self._embedders, self._preparer = house.log, house.embedders, house.preparer
+        self._intake, self._blobs = house.intake, house.blobs
+        self._tally = Tally(self._log.log_id, collection.sequence if collection else 0)
         self._failed: list[Progress] = []
         self._under_way: dict[str, asyncio.Event] = {}  # by document name, set when it is settled
         self._total = 0
@@ -231,13 +228,15 @@ class _Run:
                 raise
             return err
 
-    async def _settle(self, item: Item, prepared: Prepared | Document | WeftError) -> Item:
+    async def _settled(self, item: Item, prepared: Prepared | Document | WeftError) -> Item:
         if isinstance(prepared, Prepared):
-            settled = await self._publish(item, prepared)
-        elif isinstance(prepared, Document):
-            settled = _taken(item, Outcome.UNCHANGED, prepared)
-        else:
-            settled = replace(item, outcome=Outcome.FAILED, error=prepared)
+            return await self._publish(item, prepared)
+        if isinstance(prepared, Document):
+            return _taken(item, Outcome.UNCHANGED, prepared)
+        return replace(item, outcome=Outcome.FAILED, error=prepared)
+
+    async def _settle(self, item: Item, prepared: Prepared | Document | WeftError) -> Item:
+        settled = await self._settled(item, prepared)
         await self._intake.settle(self._job.tenant, self._job.id, self._running.fence, settled)
         self._tasks.create_task(self._remove(item))
         self._under_way.pop(document_name(item.source)).set()
@@ -256,7 +255,17 @@ class _Run:
         except WeftError as err:
             if err.reason in _PASSING:
                 raise
+            if err.reason == Reason.COLLECTION_NOT_FOUND and await self._moved(prepared.collection):
+                return await self._settled(item, await self._prepare(item))
             return replace(item, outcome=Outcome.FAILED, error=err)
+
+    async def _moved(self, before: Collection) -> bool:
+        """Whether a collection was not deleted but moved to another embedder (``reindex``): then go on there."""
+        now = await self._log.get_collection(self._key)
+        if now is None or now.id == before.id or now.created_s != before.created_s:
+            return False
+        self._collection, self._embedder = now, await self._embedders.get(now.embedder, now.dimension)
+        return True
 
     def _count(self, item: Item) -> None:
         progress = self._tally.add(item)

@@ -8,8 +8,11 @@ Errors: COLLECTION_NOT_FOUND, COLLECTION_EXISTS, DOCUMENT_NOT_FOUND, and of embe
 
 from __future__ import annotations
 
+from mesh.jobs import Job, Jobs
+from services.retriever import reindex
 from services.retriever.embedding import Embedders
 from services.retriever.ports import Log
+from services.retriever.reindex import aside, is_aside
 from services.retriever.replica import Replica
 from services.retriever.search import unknown_collection
 from services.retriever.types import Collection, CollectionKey, Document, Epoch
@@ -19,8 +22,8 @@ from weft.errors import Reason, error
 class Library:
     """What there is in the log."""
 
-    def __init__(self, log: Log, replica: Replica, embedders: Embedders) -> None:
-        self._log, self._replica, self._embedders = log, replica, embedders
+    def __init__(self, log: Log, replica: Replica, embedders: Embedders, jobs: Jobs) -> None:
+        self._log, self._replica, self._embedders, self._jobs = log, replica, embedders, jobs
 
     def epoch(self, sequence: int) -> Epoch:
         """A position in this library's log."""
@@ -63,15 +66,23 @@ class Library:
 
     async def list_collections(self, tenant: str, after: str, limit: int) -> list[Collection]:
         """A tenant's collections by name, from the first name past ``after``."""
-        return await self._log.list_collections(tenant, after, limit)
+        # Those that are being made sort behind all others.
+        return [there for there in await self._log.list_collections(tenant, after, limit) if not is_aside(there)]
 
     async def delete_collection(self, key: CollectionKey) -> Epoch:
         """Delete a collection with all that is in it."""
         sequence = await self._log.delete_collection(key)
         if sequence is None:
             raise unknown_collection(key)
+        await self._log.delete_collection(aside(key))
         await self._replica.settle(sequence)
         return self.epoch(sequence)
+
+    async def reindex(self, key: CollectionKey, embedder_url: str) -> Job:
+        """Move a collection to another embedder; the job that does it."""
+        collection = await self.get_collection(key)
+        await self._embedders.get(embedder_url)
+        return await reindex.ask(self._jobs, collection, embedder_url)
 
     async def get_document(self, key: CollectionKey, name: str) -> Document:
         """A document's record."""

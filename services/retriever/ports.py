@@ -94,6 +94,19 @@ class Log(Protocol):
     async def delete_collection(self, key: CollectionKey) -> int | None:
         """Delete it with all that is in it; the sequence of that, or None where there is none."""
 
+    async def switch(self, old: Collection, new: Collection) -> int | None:
+        """Give ``new``, made under another name, the name of ``old``, and delete ``old``, all in one row of the log.
+
+        ``new`` takes over when ``old`` was made, too: so one tells a collection that was moved from one that was
+        made anew. Returns the sequence, or None, and nothing is done, where either has changed since it was read.
+        """
+
+    async def touched(self, collection: Collection, after: int, limit: int) -> list[tuple[int, str]]:
+        """Sequence and name of documents put or deleted after a sequence, oldest first; names may come again."""
+
+    async def get_stored(self, collection: Collection, name: str) -> StoredDocument | None:
+        """A document with its chunks and vectors, or None."""
+
     async def get_document(self, collection: Collection, name: str) -> Document | None:
         """The document's record, or None."""
 

@@ -71,6 +71,8 @@ class Replica:
         self._moved = asyncio.Condition()
         self._changing = asyncio.Lock()  # one next state at a time
         self._waiting = 0
+        self._loaded = False
+        self._held: State | None = None  # made, and not shown before the log's end is reached
 
     @property
     def epoch(self) -> Epoch:
@@ -97,6 +99,7 @@ class Replica:
         """Read all that is in the log."""
         while await self._apply_page():
             pass
+        self._loaded = True
 
     async def follow(self) -> None:
         """Keep up with the log until cancelled.
@@ -183,9 +186,17 @@ class Replica:
             self._waiting -= 1
 
     async def _apply_page(self) -> bool:
-        changes = await self._log.read(self.state.sequence)
-        if changes.sequence > self.state.sequence:
+        base = self._held or self.state
+        changes = await self._log.read(base.sequence)
+        if changes.sequence <= base.sequence:
+            return changes.more
+        if self._held is None and not (self._loaded and changes.more and _restructures(base, changes)):
             await self.exchange(lambda state: next_state(state, changes, self.indexes))
+            return changes.more
+        made = self._held = await self._workers.run(next_state, base, changes, self.indexes)
+        if not changes.more:
+            self._held = None
+            await self.exchange(lambda state: made if made.sequence > state.sequence else state)
         return changes.more
 
     async def _rest(self, worked_s: float) -> None:
@@ -220,4 +231,19 @@ def next_state(state: State, changes: Changes, indexes: VectorIndexes) -> State:
     for collection_id, record in records.items():
         view = by_id.get(collection_id) or View.empty(record, indexes)
         by_id[collection_id] = view.changed(record, put[collection_id], gone[collection_id])
-    return State(changes.sequence, {view.collection.key: view for view in by_id.values()})
+    # Of two collections under one name the later has replaced the other.
+    return State(changes.sequence, {by_id[at].collection.key: by_id[at] for at in sorted(by_id)})
+
+
+def _restructures(state: State, changes: Changes) -> bool:
+    """Whether collections went away or changed their names.
+
+    A page of the log tells how things stand at its end, not at the page's own: a collection that a later page
+    replaces is gone already, and the one that replaces it has the name but not yet all its documents. Such pages
+    are not shown one by one.
+    """
+    there = {view.collection.id: key for key, view in state.views.items()}
+    return any(gone in there for gone in changes.gone_collections) or any(
+        there.get(record.id, record.key) != record.key or (record.key in state.views and record.id not in there)
+        for record in changes.collections
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mesh.jobs.worker import Handler, Running
 from services.retriever import messages
 from services.retriever.ingest import Ingestor
+from services.retriever.reindex import Reindexer
 
 
 def of_ingest(ingestor: Ingestor) -> Handler:
@@ -12,5 +13,15 @@ def of_ingest(ingestor: Ingestor) -> Handler:
 
     async def handle(running: Running) -> bytes:
         return messages.packed(messages.finished(await ingestor.run(running)))
+
+    return handle
+
+
+def of_reindex(reindexer: Reindexer) -> Handler:
+    """The handler of "reindex"; its result is the ``Collection``."""
+
+    async def handle(running: Running) -> bytes:
+        moved = await reindexer.run(running)
+        return messages.packed(messages.collection(moved.collection, moved.epoch.log_id))
 
     return handle

@@ -126,6 +126,15 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             next_page_token=collections[size - 1].key.name if len(collections) > size else "",
         )
 
+    async def ReindexCollection(
+        self, request: pb.ReindexCollectionRequest, context: aio.ServicerContext
+    ) -> pb.ReindexCollectionResponse:
+        """Move a collection to another embedder."""
+        key = door.collection_key(_tenant(), request.name, field="name", default=False)
+        embedder = check_text("embedder", request.embedder, max_chars=2_048, allow_newlines=False)
+        job = await self._library.reindex(key, embedder)
+        return pb.ReindexCollectionResponse(job=f"jobs/{job.id}")
+
     async def DeleteCollection(
         self, request: pb.DeleteCollectionRequest, context: aio.ServicerContext
     ) -> pb.DeleteCollectionResponse:

@@ -75,7 +75,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         for duty in (replica.follow(), Merger(replica, merging).run(), keeper.run(), sweep_log(log), *shop.duties):
             stack.push_async_callback(_cancelled, _own(asyncio.create_task(duty), runtime))
         servicer = RetrieverServicer(
-            Library(log, replica, embedders),
+            Library(log, replica, embedders, shop.jobs),
             Searcher(replica, embedders, searching, vectors),
             shop.receiver,
             log.log_id,

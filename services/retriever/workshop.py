@@ -13,12 +13,13 @@ from mesh.jobs import Jobs, Limits
 from mesh.jobs.metrics import watch
 from mesh.jobs.worker import Worker
 from mesh.plugins import Url
-from services.retriever import ingest, results
+from services.retriever import ingest, reindex, results
 from services.retriever.embedding import Embedders
 from services.retriever.ingest import Ingestor
 from services.retriever.ports import Log
 from services.retriever.preparing import Preparer
 from services.retriever.receiving import Receiver
+from services.retriever.reindex import Reindexer
 from services.retriever.settings import BLOBS, INTAKES, QUEUES, Settings
 from services.retriever.sweeping import sweep_uploads
 from services.retriever.uploads import Blobs, Intake
@@ -50,7 +51,10 @@ async def workshop(
         stack.push_async_callback(blobs.close)
         receiver = Receiver(jobs, intake, blobs, log.log_id, options.bounds)
         stack.push_async_callback(receiver.close)
-        handlers = {ingest.KIND: results.of_ingest(Ingestor(log, embedders, preparer, intake, blobs))}
+        handlers = {
+            ingest.KIND: results.of_ingest(Ingestor(log, embedders, preparer, intake, blobs)),
+            reindex.KIND: results.of_reindex(Reindexer(log, embedders, preparer)),
+        }
         worker = Worker(
             jobs,
             handlers,

@@ -270,3 +270,71 @@ async def test_metadata_and_sections_come_back_as_they_went_in(logs: tuple[Log, 
     (stored,) = (await logs[1].read(0)).documents
     assert stored.chunks == (piece,)
     assert stored.document.metadata == document.metadata
+
+
+async def test_a_switch_gives_the_name_away_in_one_row_and_deletes_what_had_it(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    old = await collection(one)
+    await put(one, old, "a.txt", "the old one")
+    aside = await collection(one, CollectionKey(KEY.tenant, "~default"))
+    await put(one, aside, "a.txt", "the new one")
+    old, new = await one.get_collection(KEY), await one.get_collection(aside.key)
+    assert old is not None
+    assert new is not None
+    before = max(old.sequence, new.sequence)
+    sequence = await one.switch(old, new)
+    assert sequence == before + 1
+    there = await other.get_collection(KEY)
+    assert there is not None
+    assert (there.id, there.created_s, there.document_count, there.sequence) == (new.id, old.created_s, 1, sequence)
+    assert await other.get_collection(aside.key) is None
+    assert [record.id for record in (await other.read(before)).collections] == [new.id]
+    with pytest.raises(WeftError) as caught:
+        await put(other, old, "b.txt", "too late")
+    assert caught.value.reason == "COLLECTION_NOT_FOUND"
+    await put(other, there, "b.txt", "in time")
+
+
+async def test_a_switch_does_nothing_once_either_side_has_changed(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    await collection(one)
+    aside = CollectionKey(KEY.tenant, "~default")
+    await collection(one, aside)
+    for changed in (KEY, aside):
+        old, new = await one.get_collection(KEY), await one.get_collection(aside)
+        assert old is not None
+        assert new is not None
+        await put(other, old if changed == KEY else new, f"{changed.name}.txt", "changed meanwhile")
+        assert await one.switch(old, new) is None
+    assert {there.key for there in await one.list_collections(KEY.tenant, "", 9)} == {KEY, aside}
+    await one.delete_collection(KEY)
+    assert await one.switch(old, new) is None
+
+
+async def test_what_was_touched_is_told_in_order_and_of_one_collection_only(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    made, another = await collection(one), await collection(one, CollectionKey(KEY.tenant, "another"))
+    first = await put(one, made, "a.txt", "one")
+    await put(one, another, "x.txt", "other")
+    second = await put(one, made, "b.txt", "two")
+    third = await put(one, made, "a.txt", "three")
+    gone = await one.delete_document(made, second.name)
+    assert await other.touched(made, first.sequence, 10) == [
+        (second.sequence, second.name),
+        (third.sequence, third.name),
+        (gone, second.name),
+    ]
+    assert await other.touched(made, 0, 1) == [(first.sequence, first.name)]
+    assert gone is not None
+    assert await other.touched(made, gone, 10) == []
+
+
+async def test_a_stored_document_comes_with_its_chunks_and_vectors(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    made = await collection(one)
+    document = await put(one, made, "a.txt", LONG)
+    stored = await other.get_stored(made, document.name)
+    assert stored is not None
+    assert (stored.document, list(stored.chunks)) == (document, cut(LONG))
+    assert stored.vectors.shape == (len(stored.chunks), DIMENSION)
+    assert await other.get_stored(made, "nobody") is None

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mesh.jobs import Jobs, Limits
+from mesh.jobs.queues import sqlite as queues
 from mesh.plugins import Url
 from services.retriever.chunking import chunk
 from services.retriever.embedders.none import NoEmbedder
@@ -85,22 +87,23 @@ def record(source: str, text: str, chunks: Sequence[Chunk]) -> Document:
     )
 
 
-async def put(log: Log, collection: Collection, source: str, text: str) -> Document:
-    """Publish a text as a document."""
+async def put(log: Log, collection: Collection, source: str, text: str, embedder: Embedder | None = None) -> Document:
+    """Publish a text as a document, with the collection's own embedder unless told."""
     chunks = cut(text)
-    vectors = opener(OPENERS, collection.embedder).embed([piece.text for piece in chunks])
+    embedder = embedder or opener(OPENERS, collection.embedder)
+    vectors = embedder.embed([piece.text for piece in chunks])
     return await log.publish(collection, record(source, text, chunks), None, chunks, vectors)
 
 
 class House:
     """The domain of one replica over a log."""
 
-    def __init__(self, log: Log, embedder: str, openers: Mapping[str, Callable[[], Embedder]]) -> None:
-        self.log = log
+    def __init__(self, log: Log, jobs: Jobs, embedder: str, openers: Mapping[str, Callable[[], Embedder]]) -> None:
+        self.log, self.jobs = log, jobs
         self.workers = Workers("test", 2, 200)
         self.replica = Replica(log, indexes(), self.workers)
         self.embedders = Embedders(embedder, partial(opener, openers), self.workers)
-        self.library = Library(log, self.replica, self.embedders)
+        self.library = Library(log, self.replica, self.embedders, jobs)
         self.vectors = QueryVectors(self.workers)
         self.searcher = Searcher(self.replica, self.embedders, self.workers, self.vectors)
 
@@ -114,7 +117,8 @@ async def house(
 ) -> AsyncIterator[House]:
     """A replica over the store in ``place``, following its log, after ``begin``. Open two for two replicas."""
     log = await sqlite.open_file(place / "log.db")
-    built = House(log, embedder, openers)
+    jobs = await queues.open_file(place / "jobs.db", Limits(lease_s=1.0))
+    built = House(log, jobs, embedder, openers)
     if begin is not None:
         await begin(built)
     await built.replica.load()
@@ -125,5 +129,6 @@ async def house(
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         await built.vectors.close()
+        await jobs.close()
         await log.close()
         built.workers.close()

@@ -226,3 +226,26 @@ async def test_what_an_ingest_does_is_one_trace(tmp_path: Path) -> None:
         assert found[0].context.trace_id == call.context.trace_id
         assert found[0].parent is not None
         assert found[0].parent.span_id == call.context.span_id
+
+
+async def test_a_collection_is_moved_by_a_job_and_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        await retriever.ingest(DOCUMENTS)
+
+        async def move(name: str, embedder: str) -> pb.ReindexCollectionResponse:
+            request = pb.ReindexCollectionRequest(name=name, embedder=embedder)
+            return await retriever.stub.ReindexCollection(request, timeout=10)
+
+        job = await ended(retriever, (await move("collections/default", "none:")).job)
+        moved = pb.Collection()
+        assert (job.kind, job.state) == ("reindex", jobs_pb2.JOB_STATE_SUCCEEDED)
+        assert job.result.Unpack(moved)
+        assert (moved.name, moved.embedder, moved.document_count) == ("collections/default", "none:", 5)
+        for name, embedder, reason in (
+            ("collections/nobody", "none:", "COLLECTION_NOT_FOUND"),
+            ("", "none:", "INVALID_FIELD"),
+            ("collections/~default", "none:", "INVALID_FIELD"),
+            ("collections/default", "", "INVALID_FIELD"),
+            ("collections/default", "unheard-of:", "INVALID_FIELD"),
+        ):
+            assert (await failure(move(name, embedder))).reason == reason

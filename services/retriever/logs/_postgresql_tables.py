@@ -115,6 +115,10 @@ CREATE_COLLECTION: Final = """
 INSERT INTO weft_log.collections (tenant, name, embedder, wanted_embedder, dimension, created_s)
 VALUES ($1, $2, $3, $4, $5, $6) RETURNING id"""
 DELETE_COLLECTION: Final = "DELETE FROM weft_log.collections WHERE tenant = $1 AND name = $2 RETURNING id"
+RENAME: Final = "UPDATE weft_log.collections SET name = $2, created_s = $3, sequence = $4 WHERE id = $1"
+TOUCHED: Final = """
+SELECT sequence, document FROM weft_log.log
+WHERE sequence > $1 AND tenant = $2 AND collection_id = $3 AND document <> '' ORDER BY sequence LIMIT $4"""
 GONE: Final = "INSERT INTO weft_log.gone (tenant, collection_id) VALUES ($1, $2)"
 COUNT: Final = """
 UPDATE weft_log.collections

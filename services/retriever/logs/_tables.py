@@ -97,3 +97,8 @@ COUNT: Final = (
     "UPDATE collections SET sequence = ?, document_count = document_count + ?, chunk_count = chunk_count + ? "
     "WHERE id = ?"
 )
+RENAME: Final = "UPDATE collections SET name = ?, created_s = ?, sequence = ? WHERE id = ?"
+TOUCHED: Final = (
+    "SELECT sequence, document FROM log WHERE sequence > ? AND tenant = ? AND collection_id = ? AND document <> '' "
+    "ORDER BY sequence LIMIT ?"
+)

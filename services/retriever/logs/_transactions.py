@@ -9,7 +9,7 @@ from typing import Any
 from services.retriever.logs import _tables as sql
 from services.retriever.logs._rows import document_row, to_collection, to_stored
 from services.retriever.logs._staging import SWEEP_ROWS, swept
-from services.retriever.ports import Changes
+from services.retriever.ports import Changes, StoredDocument
 from services.retriever.types import Collection, Document
 
 
@@ -47,6 +47,26 @@ def changes(db: sqlite3.Connection, after: int, max_chunks: int) -> Changes:
         documents=tuple(documents),
         gone_documents=tuple(gone_documents),
     )
+
+
+def stored(db: sqlite3.Connection, collection: Collection, name: str) -> StoredDocument | None:
+    """A document with its chunks."""
+    tenant = collection.key.tenant
+    row = db.execute(sql.DOCUMENT, (tenant, collection.id, name)).fetchone()
+    return to_stored(collection, row, db.execute(sql.CHUNKS, (tenant, row["batch"])).fetchall()) if row else None
+
+
+def switch(db: sqlite3.Connection, old: Collection, new: Collection, now_s: float) -> int | None:
+    """Put ``new`` in the place of ``old``."""
+    for one in (old, new):
+        row = db.execute(sql.COLLECTION_BY_ID, (one.key.tenant, one.id)).fetchone()
+        if row is None or to_collection(row).sequence != one.sequence:
+            return None
+    db.execute("DELETE FROM collections WHERE id = ?", (old.id,))
+    db.execute("INSERT INTO gone (collection_id, tenant) VALUES (?, ?)", (old.id, old.key.tenant))
+    sequence = log_row(db, new.key.tenant, new.id, "", now_s)
+    db.execute(sql.RENAME, (old.key.name, old.created_s, sequence, new.id))
+    return sequence
 
 
 def log_end(db: sqlite3.Connection) -> int:

@@ -121,6 +121,22 @@ class PostgresqlLog:
         async with self._database.connection() as connection:
             return [to_collection(row) for row in await connection.fetch(sql.COLLECTIONS, tenant, after, limit)]
 
+    async def touched(self, collection: Collection, after: int, limit: int) -> list[tuple[int, str]]:
+        """Sequence and name of documents put or deleted after a sequence, oldest first; names may come again."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(sql.TOUCHED, after, collection.key.tenant, collection.id, limit)
+        return [(row["sequence"], row["document"]) for row in rows]
+
+    async def get_stored(self, collection: Collection, name: str) -> StoredDocument | None:
+        """A document with its chunks and vectors, or None."""
+        where = (collection.key.tenant, collection.id, name)
+        async with self._database.snapshot() as connection:
+            row = await connection.fetchrow(sql.DOCUMENT, *where)
+            if row is None:
+                return None
+            chunks = await connection.fetch(sql.CHUNKS, [collection.key.tenant], [row["batch"]])
+        return to_stored(collection, row, chunks)
+
     async def get_document(self, collection: Collection, name: str) -> Document | None:
         """The document's record, or None."""
         async with self._database.connection() as connection:
@@ -160,6 +176,20 @@ class PostgresqlLog:
             await connection.execute(sql.GONE, key.tenant, gone)
             sequence: int = await connection.fetchval(sql.NEXT, key.tenant, gone, "", time.time())
         return sequence
+
+    async def switch(self, old: Collection, new: Collection) -> int | None:
+        """Give ``new`` the name of ``old`` and delete ``old``; None where either has changed since it was read."""
+        async with self._database.transaction() as connection:
+            await connection.execute(sql.LOCK, _LOCK)
+            for one in (old, new):
+                row = await connection.fetchrow(sql.COLLECTION_BY_ID, one.key.tenant, one.id)
+                if row is None or to_collection(row).sequence != one.sequence:
+                    return None
+            await connection.execute(sql.DELETE_COLLECTION, *old.key)
+            await connection.execute(sql.GONE, old.key.tenant, old.id)
+            sequence = await connection.fetchval(sql.NEXT, new.key.tenant, new.id, "", time.time())
+            await connection.execute(sql.RENAME, new.id, old.key.name, old.created_s, sequence)
+        return int(sequence)
 
     async def delete_document(self, collection: Collection, name: str) -> int | None:
         """Delete it; the sequence of that, or None where there is none."""

@@ -38,7 +38,7 @@ from services.retriever.logs import _staging
 from services.retriever.logs import _tables as sql
 from services.retriever.logs import _transactions as transactions
 from services.retriever.logs._rows import chunk_rows, to_collection, to_document
-from services.retriever.ports import READ_CHUNKS, Changes
+from services.retriever.ports import READ_CHUNKS, Changes, StoredDocument
 from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors
 from weft.errors import Reason, WeftError, error
 
@@ -139,6 +139,15 @@ class SqliteLog:
         where = (collection.key.tenant, collection.id, after, limit)
         return await self._read(lambda db: [to_document(row) for row in db.execute(sql.DOCUMENTS, where)])
 
+    async def touched(self, collection: Collection, after: int, limit: int) -> list[tuple[int, str]]:
+        """Sequence and name of documents put or deleted after a sequence, oldest first; names may come again."""
+        where = (after, collection.key.tenant, collection.id, limit)
+        return await self._read(lambda db: [tuple(row) for row in db.execute(sql.TOUCHED, where)])
+
+    async def get_stored(self, collection: Collection, name: str) -> StoredDocument | None:
+        """A document with its chunks and vectors, or None."""
+        return await self._read(_snapshot(lambda db: transactions.stored(db, collection, name)))
+
     # -- writing --------------------------------------------------------------------------------------
 
     async def create_collection(
@@ -176,6 +185,10 @@ class SqliteLog:
             return transactions.log_row(db, key.tenant, collection.id, "", time.time())
 
         return await self._write(work)
+
+    async def switch(self, old: Collection, new: Collection) -> int | None:
+        """Give ``new`` the name of ``old`` and delete ``old``; None where either has changed since it was read."""
+        return await self._write(lambda db: transactions.switch(db, old, new, time.time()))
 
     async def delete_document(self, collection: Collection, name: str) -> int | None:
         """Delete it; the sequence of that, or None where there is none."""

@@ -289,6 +289,20 @@ class ListCollectionsResponse(_message.Message):
     next_page_token: str
     def __init__(self, collections: _Optional[_Iterable[_Union[Collection, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
+class ReindexCollectionRequest(_message.Message):
+    __slots__ = ("name", "embedder")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDER_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    embedder: str
+    def __init__(self, name: _Optional[str] = ..., embedder: _Optional[str] = ...) -> None: ...
+
+class ReindexCollectionResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    def __init__(self, job: _Optional[str] = ...) -> None: ...
+
 class DeleteCollectionRequest(_message.Message):
     __slots__ = ("name",)
     NAME_FIELD_NUMBER: _ClassVar[int]

@@ -76,6 +76,11 @@ class RetrieverServiceStub(object):
                 request_serializer=weft_dot_retriever_dot_v1_dot_retriever__pb2.ListCollectionsRequest.SerializeToString,
                 response_deserializer=weft_dot_retriever_dot_v1_dot_retriever__pb2.ListCollectionsResponse.FromString,
                 _registered_method=True)
+        self.ReindexCollection = channel.unary_unary(
+                '/weft.retriever.v1.RetrieverService/ReindexCollection',
+                request_serializer=weft_dot_retriever_dot_v1_dot_retriever__pb2.ReindexCollectionRequest.SerializeToString,
+                response_deserializer=weft_dot_retriever_dot_v1_dot_retriever__pb2.ReindexCollectionResponse.FromString,
+                _registered_method=True)
         self.DeleteCollection = channel.unary_unary(
                 '/weft.retriever.v1.RetrieverService/DeleteCollection',
                 request_serializer=weft_dot_retriever_dot_v1_dot_retriever__pb2.DeleteCollectionRequest.SerializeToString,
@@ -149,6 +154,15 @@ class RetrieverServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReindexCollection(self, request, context):
+        """ReindexCollection moves a collection to another embedder, by a job. Searches and ingests go on; at
+        its end the collection changes over at once, on each replica. Asked again while the job has not
+        ended, it returns the same job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteCollection(self, request, context):
         """DeleteCollection removes a collection with all that is in it.
         """
@@ -198,6 +212,11 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     servicer.ListCollections,
                     request_deserializer=weft_dot_retriever_dot_v1_dot_retriever__pb2.ListCollectionsRequest.FromString,
                     response_serializer=weft_dot_retriever_dot_v1_dot_retriever__pb2.ListCollectionsResponse.SerializeToString,
+            ),
+            'ReindexCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReindexCollection,
+                    request_deserializer=weft_dot_retriever_dot_v1_dot_retriever__pb2.ReindexCollectionRequest.FromString,
+                    response_serializer=weft_dot_retriever_dot_v1_dot_retriever__pb2.ReindexCollectionResponse.SerializeToString,
             ),
             'DeleteCollection': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteCollection,
@@ -423,6 +442,33 @@ class RetrieverService(object):
             '/weft.retriever.v1.RetrieverService/ListCollections',
             weft_dot_retriever_dot_v1_dot_retriever__pb2.ListCollectionsRequest.SerializeToString,
             weft_dot_retriever_dot_v1_dot_retriever__pb2.ListCollectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReindexCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.retriever.v1.RetrieverService/ReindexCollection',
+            weft_dot_retriever_dot_v1_dot_retriever__pb2.ReindexCollectionRequest.SerializeToString,
+            weft_dot_retriever_dot_v1_dot_retriever__pb2.ReindexCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,
