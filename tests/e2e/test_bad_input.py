@@ -191,6 +191,7 @@ ON_THE_COMMAND_LINE: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "another mesh's address": (("ask", "x"), 3, ("no mesh answers at 127.0.0.1:1", "weft up", "WEFT_MESH")),
     "an address that is none": (("ask", "x"), 1, ("nonsense", "host:port")),
 }
+_SUMMARY = "weft: 1 of 1 document not taken in, for the reasons above; nothing is in"
 _ELSEWHERE = {"another mesh's address": "127.0.0.1:1", "an address that is none": "nonsense"}
 
 
@@ -203,7 +204,8 @@ def test_the_command_line_refuses(world: World, name: str) -> None:
         WEFT_MESH=_ELSEWHERE.get(name, world.mesh.address),
     )
     assert done.returncode == code, done
-    (line,) = done.stderr.strip().splitlines()
+    line, *more = done.stderr.strip().splitlines()
+    assert more == ([_SUMMARY] if line.startswith("not taken in: ") else [])
     assert_clear(line.replace(str(world.folder), ""), says)
 
 
