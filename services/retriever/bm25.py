@@ -30,7 +30,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retriever.packed import Mask, Rows
+from services.retriever.packed import Mask, Rows, unhurried
 from services.retriever.ports import Scores
 
 # Chunks are short passages: what stands in one twice says little more than once. Tuned by others on MS MARCO's
@@ -41,6 +41,7 @@ _LONG: Final = 4_096  # postings longer than this are worth the check whether th
 _ROUNDING: Final = 1.001  # sums in float32 must not lose a row at the very edge
 _MAX_COUNT: Final = np.iinfo(np.uint16).max
 _JOINED_AT_ONCE: Final = 1 << 22  # postings sorted together when segments are joined: 32 MB a copy
+_TEXTS_A_BREATH: Final = 32
 _ROW_BITS: Final = 24
 _COUNT_BITS: Final = 16
 MAX_ROWS: Final = 1 << _ROW_BITS
@@ -98,7 +99,8 @@ class Postings:
     def of(cls, texts: Sequence[Sequence[str]]) -> Postings:
         """The postings of rows that hold these terms."""
         numbers: defaultdict[str, int] = defaultdict(count().__next__)
-        found = np.array([numbers[term] for text in texts for term in text], np.int64)
+        each = [np.array([numbers[term] for term in text], np.int64) for text in unhurried(texts, _TEXTS_A_BREATH)]
+        found = np.concatenate(each) if each else np.zeros(0, np.int64)
         lengths = np.array([len(text) for text in texts], np.int64)
         row = np.repeat(np.arange(len(texts)), lengths)
         keys, rank = np.unique(np.array([term_key(term) for term in numbers], np.uint64), return_inverse=True)

@@ -5,15 +5,16 @@ without making each of them. ``Texts`` is one array of bytes and one of offsets:
 a mapped file alike, and a string is made when somebody asks for it.
 
 Joining moves megabytes. It goes in slabs, so that the interpreter's lock is never held for long: searches
-run beside it.
+run beside it. What works in Python itself goes through ``unhurried``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,22 @@ from numpy.typing import NDArray
 Rows = NDArray[np.int32]
 Mask = NDArray[np.bool_]
 _SLAB: Final = 2_048
+_BREATH_S: Final = 50e-6
+
+T = TypeVar("T")
+
+
+def unhurried(items: Iterable[T], every: int) -> Iterator[T]:
+    """The same items; after each ``every`` of them the interpreter's lock is let go of for a moment.
+
+    A thread that wants the lock gets it within 5 ms at the latest, and a call over gRPC wants it some five times: beside
+    a thread that never lets go of it by itself, searches take 12 ms instead of 0.3. With a pause for each millisecond of
+    work, 2 ms.
+    """
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % every == 0:
+            time.sleep(_BREATH_S)
 
 
 @dataclass(frozen=True, slots=True)

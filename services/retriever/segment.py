@@ -31,11 +31,13 @@ from numpy.typing import NDArray
 
 from services.retriever.bm25 import Postings, term_key
 from services.retriever.lexicon import terms
-from services.retriever.packed import Mask, Rows, Texts
+from services.retriever.packed import Mask, Rows, Texts, unhurried
 from services.retriever.ports import StoredDocument, VectorIndex, VectorIndexes
 from services.retriever.types import Chunk, Document
 
 _RECORDS_KEPT: Final = 512  # documents' records that stay decoded, per segment
+_RECORDS_A_BREATH: Final = 100
+_CHUNKS_A_BREATH: Final = 8  # about a millisecond's reading
 _MASKS_KEPT: Final = 16  # filters' answers that stay, per segment
 
 
@@ -169,7 +171,7 @@ class Segment:
         """The rows of documents that ``predicate`` holds for; remembered under ``key``."""
         mask = self._masks.get(key)
         if mask is None:
-            records = self.documents.records.each()
+            records = unhurried(self.documents.records.each(), _RECORDS_A_BREATH)
             chosen = np.fromiter((predicate(Document(**json.loads(record))) for record in records), np.bool_)
             mask = self.rows_of(chosen)
             self._masks.put(key, mask)
@@ -204,7 +206,8 @@ def build(stored: Sequence[StoredDocument], indexes: VectorIndexes, dimension: i
     if not put:
         return None
     counts = [len(one.chunks) for one in put]
-    texts = [terms(indexed_text(one.document.title, chunk)) for one in put for chunk in one.chunks]
+    chunks = unhurried(((one.document.title, chunk) for one in put for chunk in one.chunks), _CHUNKS_A_BREATH)
+    texts = [terms(indexed_text(title, chunk)) for title, chunk in chunks]
     dense = indexes.build(np.concatenate([one.vectors for one in put]), settled=False) if dimension else None
     numbers = np.repeat(np.arange(len(put)), counts).tolist()
     return Segment(
