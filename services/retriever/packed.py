@@ -30,9 +30,9 @@ T = TypeVar("T")
 def unhurried(items: Iterable[T], every: int) -> Iterator[T]:
     """The same items; after each ``every`` of them the interpreter's lock is let go of for a moment.
 
-    A thread that wants the lock gets it within 5 ms at the latest, and a call over gRPC wants it some five times: beside
-    a thread that never lets go of it by itself, searches take 12 ms instead of 0.3. With a pause for each millisecond of
-    work, 2 ms.
+    A thread that wants the lock gets it within 5 ms at the latest, and a call over gRPC wants it some five times:
+    beside a thread that never lets go of it by itself, searches take 12 ms instead of 0.3. With a pause for each
+    millisecond of work they take 2.
     """
     for number, item in enumerate(items, 1):
         yield item
