@@ -33,7 +33,7 @@ from weft.errors import Reason, WeftError, error
 
 _PR_SET_PDEATHSIG: Final = 1
 _GROUP_CHUNKS: Final = 64  # in a frame: some 100 kB
-_NICENESS: Final = 10
+_NICENESS: Final = 5  # a quarter of a busy processor, say: more, and a long document would not end in time
 _MAX_TRACE_CHARS: Final = 4_000
 _STATM: Final = Path("/proc/self/statm")
 

@@ -129,7 +129,7 @@ def html_of_attributes() -> bytes:
 
 
 def markdown_too_deep() -> bytes:
-    return b"> " * 50_000 + b"x\n\n" + b"[" * 50_000 + b"x" + b"](y)" * 50_000 + b"*a **b " * 20_000
+    return b"> " * 20_000 + b"x\n\n" + b"[" * 20_000 + b"x" + b"](y)" * 20_000 + b"*a **b " * 10_000
 
 
 HOSTILE: dict[Callable[[], bytes], tuple[str, set[str]]] = {
