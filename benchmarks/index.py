@@ -217,7 +217,7 @@ def serve(rows: int, name: str, place: Path) -> dict[str, float]:
     loaded = _memory_mib()
     source, chance = Clustered(rows, SPREADS[name]), random.Random(1)
     queries = source.draw(QUERIES, -1)
-    vocabulary, weights = _vocabulary()
+    vocabulary, weights = zipfian_words()
     words = [dict.fromkeys(chance.choices(vocabulary, weights, k=8), 1.0) for _ in queries]
     spent: dict[str, list[float]] = {"words": [], "dense": []}
     found = []
@@ -265,14 +265,15 @@ def _memory_mib() -> dict[str, float]:
     return {line.split(":")[0]: round(int(line.split()[1]) / 1024, 1) for line in lines if line.startswith("Rss")}
 
 
-def _vocabulary() -> tuple[list[str], list[float]]:
+def zipfian_words() -> tuple[list[str], list[float]]:
+    """Words without meaning, and how often each comes."""
     chance = random.Random(0)
     words = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=chance.randint(3, 10))) for _ in range(60_000)]
     return words, [1 / (rank + 5) for rank in range(len(words))]
 
 
 def _pages(rows: int, source: Clustered) -> Iterator[list[StoredDocument]]:
-    words, weights = _vocabulary()
+    words, weights = zipfian_words()
     share = np.cumsum(weights) / sum(weights)
     vocabulary = np.array(words, object)
     for first in range(0, rows, PAGE):
