@@ -60,7 +60,17 @@ def query(tenant: str, request: pb.SearchRequest) -> Query:
     key = collection_key(tenant, request.collection)
     chosen = compile_filter(request.filter) if request.filter.strip() else None
     allow_cached = request.allow_cached if request.HasField("allow_cached") else True
-    return Query(key, text, top_k, request.max_per_document, request.explain, min_epoch, chosen, allow_cached)
+    return Query(
+        key,
+        text,
+        top_k,
+        max_per_document=request.max_per_document,
+        explain=request.explain,
+        min_epoch=min_epoch,
+        filter=chosen,
+        allow_cached=allow_cached,
+        rerank=request.rerank,
+    )
 
 
 async def incoming(

@@ -202,6 +202,17 @@ class Embedder(Protocol):
         """Let go of what it holds."""
 
 
+class Reranker(Protocol):
+    """Reads a query and a passage together. Calls come from worker threads, several at once."""
+
+    @property
+    def url(self) -> str:
+        """The URL that opened it."""
+
+    def scores(self, query: str, passages: Sequence[str]) -> Scores:
+        """How well each passage answers the query: higher is better, in the model's own range."""
+
+
 @dataclass(frozen=True, slots=True)
 class EmbedderFiles:
     """What an embedder is given when it is opened, beside its URL."""

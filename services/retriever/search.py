@@ -1,6 +1,7 @@
 """Answers a query: from the cache, or by finding it, once for all who ask the same at the same moment.
 
     min_epoch reached -> view -> remembered? -> being found by another? -> query embedded -> found (``finding``)
+        -> reordered where that is asked for (``reranking``)
 
 A search takes one ``State`` and stays with it. Its work runs on a bounded pool, one thread to a search, but for
 small ones whose query is embedded already: those are over before a thread would have begun.
@@ -24,9 +25,10 @@ from mesh.deadline import Deadline
 from services.retriever.caching import Lru
 from services.retriever.embedding import Embedders
 from services.retriever.finding import find
-from services.retriever.ports import Embedder
+from services.retriever.ports import Embedder, Reranker
 from services.retriever.queries import Asked, QueryVectors, ask
 from services.retriever.replica import Replica
+from services.retriever.reranking import deepened, reranked
 from services.retriever.types import CollectionKey, Found, Hit, Lack, Query
 from services.retriever.view import View
 from services.retriever.workers import Workers
@@ -44,8 +46,16 @@ _HIT_BYTES: Final = 1_024  # about what a hit takes beside its texts
 class Searcher:
     """Searches what the replica holds."""
 
-    def __init__(self, replica: Replica, embedders: Embedders, workers: Workers, vectors: QueryVectors) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        embedders: Embedders,
+        workers: Workers,
+        vectors: QueryVectors,
+        reranker: Reranker | None = None,
+    ) -> None:
         self._replica, self._embedders, self._workers, self._vectors = replica, embedders, workers, vectors
+        self._reranker = reranker
         self._answers: Lru[Hashable, tuple[Hit, ...]] = Lru(MAX_ANSWERS, MAX_ANSWERS_BYTES)
         self._being_found: dict[Hashable, asyncio.Future[tuple[Hit, ...] | None]] = {}
 
@@ -88,6 +98,15 @@ class Searcher:
     async def _find(
         self, key: Hashable, view: View, query: Query, deadline: Deadline
     ) -> tuple[tuple[Hit, ...], tuple[Lack, ...]]:
+        hits, lacks = await self._fused(view, deepened(query) if query.rerank else query, deadline)
+        if query.rerank:
+            hits, missing = await reranked(self._reranker, self._workers, query, hits, deadline)
+            lacks += missing
+        if not lacks:
+            self._remember(key, hits)
+        return hits, lacks
+
+    async def _fused(self, view: View, query: Query, deadline: Deadline) -> tuple[tuple[Hit, ...], tuple[Lack, ...]]:
         embedder, lacks = await self._embedder(view)
         asked: Asked | None = None
         if embedder is not None:
@@ -95,7 +114,6 @@ class Searcher:
             if asked is None and embedder.query_batch == 1:
                 made, hits = await self._workers.run(_ask_and_find, view, query, embedder)
                 self._vectors.keep(embedder, query.text, made)
-                self._remember(key, hits)
                 return hits, ()
             if asked is None:
                 asked, lacks = await self._asked(embedder, query.text, deadline)
@@ -103,8 +121,6 @@ class Searcher:
             hits = find(view, query, asked)
         else:
             hits = await self._workers.run(find, view, query, asked)
-        if not lacks:
-            self._remember(key, hits)
         return hits, lacks
 
     async def _asked(self, embedder: Embedder, text: str, deadline: Deadline) -> tuple[Asked | None, tuple[Lack, ...]]:
@@ -141,7 +157,8 @@ class Searcher:
 
 def _key(view: View, query: Query) -> Hashable:
     """All that an answer depends on. The tenant is in ``query.key``."""
-    return (query.key, view.version, query.text, query.top_k, query.max_per_document, query.explain, query.filter)
+    options = (query.top_k, query.max_per_document, query.explain, query.filter, query.rerank)
+    return (query.key, view.version, query.text, options)
 
 
 def _ask_and_find(view: View, query: Query, embedder: Embedder) -> tuple[Asked, tuple[Hit, ...]]:

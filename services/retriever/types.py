@@ -181,6 +181,7 @@ class Query:
     min_epoch: Epoch | None = None
     filter: Filter | None = None
     allow_cached: bool = True
+    rerank: bool = False
 
 
 @dataclass(frozen=True, slots=True)

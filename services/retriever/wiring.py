@@ -25,7 +25,7 @@ from services.retriever.queries import QueryVectors
 from services.retriever.replica import Replica
 from services.retriever.search import Searcher
 from services.retriever.servicer import RetrieverServicer
-from services.retriever.settings import LOGS, Settings
+from services.retriever.settings import LOGS, RERANKERS, Settings
 from services.retriever.sweeping import sweep_log
 from services.retriever.workers import Workers
 from services.retriever.workshop import workshop
@@ -51,6 +51,8 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         search_threads, ingest_threads = options.thread_counts
         searching = _workers(stack, "search", search_threads)
         ingesting = _workers(stack, "ingest", ingest_threads)
+        reranker_url = Url.parse(options.reranker)
+        reranker = plugins.load(RERANKERS, reranker_url).open(reranker_url)
         vectors = QueryVectors(_workers(stack, "query-embedding", _QUERY_EMBEDDINGS_AT_ONCE))
         stack.push_async_callback(vectors.close)
         applying = _workers(stack, "apply", 1)
@@ -76,7 +78,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
             stack.push_async_callback(_cancelled, _own(asyncio.create_task(duty), runtime))
         servicer = RetrieverServicer(
             Library(log, replica, embedders, shop.jobs),
-            Searcher(replica, embedders, searching, vectors),
+            Searcher(replica, embedders, searching, vectors, reranker),
             shop.receiver,
             log.log_id,
             options.max_document_bytes,
