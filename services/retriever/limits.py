@@ -68,8 +68,7 @@ class Limits:
 
 
 def problem_of(exc: BaseException) -> str:
-    """What a library said of a document, fit to be shown: on one line, bounded, without what was in the document's
-    bytes as it was."""
+    """What a library said of a document, fit to be shown: on one line, bounded, printable whatever it quotes."""
     told = f"{type(exc).__name__}: {exc}".encode("ascii", "backslashreplace").decode()
     told = "".join(character if character.isprintable() else " " for character in told)
     return " ".join(told.split())[:_MAX_PROBLEM_CHARS].rstrip(": ")
