@@ -5,6 +5,8 @@ strangers' tables. Whoever comes first makes it, under an advisory lock; who com
 Its ``meta`` table holds an identity, which every new connection compares: a process doesn't go on with
 another database that appeared under the same address.
 
+A store takes few connections, ``max_connections`` and one that listens: a server grants 100 in all by default.
+
 Every wait ends: for a connection, for a lock (``LOCK_TIMEOUT_S``), for a statement, and the server ends a
 transaction whose process was paused in the middle, so that nobody holds a lock for good. A connection that
 broke is replaced when it is next needed: a server that was away costs errors as long as it is away and
@@ -246,7 +248,38 @@ class Database:
         return str(meta["id"])
 
 
-async def open(url: Url, schema: Schema, *, max_connections: int = 8) -> Database:
+class Bell:
+    """Tells all processes that a store changed: who writes rings in the same transaction, who waits hears of it."""
+
+    def __init__(self, database: Database, channel: str) -> None:
+        self._channel = channel
+        self._version, self._rung = 1, asyncio.Event()  # the event is replaced each time it is set
+        self._listening = asyncio.create_task(database.listen(channel, self._heard))
+
+    async def ring(self, connection: Connection) -> None:
+        """Ring when the transaction commits."""
+        await connection.execute("SELECT pg_notify($1, '')", self._channel)
+
+    async def changed(self, seen: int, timeout_s: float) -> int:
+        """Wait until it rang since ``seen`` (0 at first), or the time is up; returns the new ``seen``."""
+        if self._version == seen and timeout_s > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._rung.wait()
+        return self._version
+
+    async def close(self) -> None:
+        """Stop listening."""
+        self._listening.cancel()
+        await asyncio.gather(self._listening, return_exceptions=True)
+
+    def _heard(self, payload: str) -> None:
+        self._version += 1
+        self._rung.set()
+        self._rung = asyncio.Event()
+
+
+async def open(url: Url, schema: Schema, *, max_connections: int = 6) -> Database:
     """Open a store's schema in the database of ``url``, made if it isn't there."""
     database = Database(url, schema, max_connections)
     try:

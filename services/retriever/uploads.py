@@ -1,7 +1,8 @@
 """Documents between their upload and their indexing: the ports that keep them, beside those in ``ports``.
 
 The bytes of each uploaded document lie in ``Blobs``; ``Intake`` has the list of what an ingest is made of and
-what became of each. Both are by tenant and job. Forms: ``blobs/sqlite.py`` and ``intakes/sqlite.py``.
+what became of each. Both are by tenant and job. Forms: the modules of ``blobs``
+and ``intakes``.
 
     received -> put (blob kept, item listed) -> settled (indexed, unchanged, failed; blob removed) -> forgotten
 
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from services.retriever.types import Outcome
-from weft.errors import WeftError
+from weft.errors import Reason, WeftError, error
 
 
 class BlobKey(NamedTuple):
@@ -183,3 +184,14 @@ class Intake(Protocol):
 
 class Fenced(Exception):
     """Somebody else works on the job by now: write nothing more."""
+
+
+def damaged_blob(key: BlobKey, problem: str) -> WeftError:
+    """The error of uploaded bytes that can't be used."""
+    return error(
+        Reason.STORE_CORRUPT,
+        f"the uploaded bytes of document {key.number} of jobs/{key.job} can't be used: {problem}; send it again",
+        job=f"jobs/{key.job}",
+        number=key.number,
+        problem=problem,
+    )

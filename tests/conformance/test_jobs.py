@@ -1,38 +1,38 @@
-"""What every queue of jobs keeps. A backend joins by adding an opener to ``BACKENDS``.
+"""What every queue of jobs keeps. A backend joins by its name in ``BACKENDS``.
 
-Each opener takes a place (a fresh directory) and limits and gives queues over it: two queues of one place
-are what two processes have. Leases are short here, and time is the real one.
+Two queues opened by one URL are what two processes have. Leases are short here, and time is the real one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from mesh import plugins
 from mesh.jobs import Claim, JobProgress, Jobs, JobState, LeaseLost, Limits, Submission
-from mesh.jobs.queues import sqlite
+from mesh.plugins import Url
+from tests.support.postgresql import PostgresqlServer, postgresql_server  # noqa: F401 - a fixture
 from weft.errors import Reason, WeftError, error
 
-Opener = Callable[[Path, Limits], Awaitable[Jobs]]
 LIMITS = Limits(max_queued=20, lease_s=0.4, backoff_s=0.2, max_backoff_s=0.3, kept_s=0.5)
 WORK = ("work",)
 
 
-async def open_sqlite(place: Path, limits: Limits) -> Jobs:
-    return await sqlite.open_file(place / "jobs.db", limits)
+BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
 
 
-BACKENDS: dict[str, Opener] = {"sqlite": open_sqlite}
-
-
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=BACKENDS)
 async def queues(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Jobs, Jobs]]:
-    """Two queues of one place."""
-    opened = [await BACKENDS[request.param](tmp_path, LIMITS) for _ in range(2)]
+    """Two queues of one store."""
+    url = Url.parse(f"sqlite:///{tmp_path}")
+    if request.param == "postgresql":
+        server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+        url = Url.parse(await server.make_database())
+    opened: list[Jobs] = [await plugins.load("mesh.jobs.queues", url).open(url, LIMITS) for _ in range(2)]
     yield opened[0], opened[1]
     for queue in opened:
         await queue.close()

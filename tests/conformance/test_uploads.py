@@ -1,24 +1,24 @@
-"""What every store of uploads keeps: ``Blobs`` and ``Intake``. A backend joins by adding openers to ``BACKENDS``.
+"""What every store of uploads keeps: ``Blobs`` and ``Intake``. A backend joins by its name in ``BACKENDS``.
 
-Each opener takes a place (a fresh directory); two openings of one place are what two replicas have.
+Two openings of one URL are what two replicas have.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from mesh import plugins
 from mesh.plugins import Url
-from services.retriever.blobs import sqlite as blobs_sqlite
-from services.retriever.intakes import sqlite as intakes_sqlite
 from services.retriever.types import Outcome
 from services.retriever.uploads import BlobKey, Blobs, Fenced, Intake, Item
+from tests.support.postgresql import PostgresqlServer, postgresql_server  # noqa: F401 - a fixture
 from weft.errors import Reason, WeftError, error
 
 T, J = "tenant", "a" * 32
@@ -32,21 +32,23 @@ class Store(NamedTuple):
     intake: Intake
 
 
-Opener = Callable[[Path], Awaitable[Store]]
+async def open_store(url: Url) -> Store:
+    """Both, as a replica opens them."""
+    blobs = await plugins.load("services.retriever.blobs", url).open(url)
+    return Store(blobs, await plugins.load("services.retriever.intakes", url).open(url))
 
 
-async def open_sqlite(place: Path) -> Store:
-    url = Url.parse(f"sqlite:///{place}")
-    return Store(await blobs_sqlite.open(url), await intakes_sqlite.open(url))
+BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
 
 
-BACKENDS: dict[str, Opener] = {"sqlite": open_sqlite}
-
-
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=BACKENDS)
 async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
-    """Two openings of one place."""
-    opened = [await BACKENDS[request.param](tmp_path) for _ in range(2)]
+    """Two openings of one store."""
+    url = Url.parse(f"sqlite:///{tmp_path}")
+    if request.param == "postgresql":
+        server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+        url = Url.parse(await server.make_database())
+    opened = [await open_store(url) for _ in range(2)]
     yield opened[0], opened[1]
     for store in opened:
         await store.intake.close()

@@ -139,9 +139,13 @@ class _Runtime:
 
 
 @asynccontextmanager
-async def served(place: Path, **options: Any) -> AsyncIterator[Served]:
-    """Serve the store in ``place``. ``options`` are ``RetrieverOptions``; without embedder unless told."""
-    settings = Settings(store=f"sqlite:///{place}", retriever=RetrieverOptions(**{"embedder": "none:"} | options))
+async def served(place: Path, *, store: str = "", **options: Any) -> AsyncIterator[Served]:
+    """Serve ``store``, else the one in ``place``. ``options`` are ``RetrieverOptions``; no embedder unless told."""
+    settings = Settings(
+        store=store or f"sqlite:///{place}",
+        data_dir=str(place),
+        retriever=RetrieverOptions(**{"embedder": "none:"} | options),
+    )
     spans, failures = InMemorySpanExporter(), []
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))

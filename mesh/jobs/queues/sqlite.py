@@ -34,11 +34,11 @@ from mesh.jobs import (
     still_active,
 )
 from mesh.jobs.queues import _tables as sql
+from mesh.jobs.queues._rows import error_bytes, some_job, to_job
 from mesh.plugins import Url
 from mesh.settings import directory_of
 from mesh.validation import invalid, shorten
-from weft.common.v1 import error_pb2
-from weft.errors import WeftError, from_proto, to_proto
+from weft.errors import WeftError
 
 _SWEEP_ROWS: Final = 100
 _FIRST: Final = 1 << 62  # above every sequence
@@ -60,7 +60,7 @@ class SqliteJobs:
             if there is not None:
                 if there["payload"] != wanted.payload:
                     raise key_reused(wanted.kind, wanted.key)
-                return _job(there)
+                return to_job(there)
             self._check_room(db)
             now_s, job_id = self._now_s(), uuid.uuid4().hex
             db.execute(
@@ -70,17 +70,17 @@ class SqliteJobs:
                     *(wanted.max_strikes, wanted.traceparent, now_s, now_s),
                 ),
             )
-            return _job(db.execute(sql.BY_ID, (wanted.tenant, job_id)).fetchone())
+            return to_job(db.execute(sql.BY_ID, (wanted.tenant, job_id)).fetchone())
 
         return await self._db.write(work)
 
     async def get(self, tenant: str, job: str) -> Job | None:
         """The job, or None."""
-        return _some(await self._db.read(lambda db: db.execute(sql.BY_ID, (tenant, job)).fetchone()))
+        return some_job(await self._db.read(lambda db: db.execute(sql.BY_ID, (tenant, job)).fetchone()))
 
     async def find(self, tenant: str, kind: str, key: str) -> Job | None:
         """The job of that key, or None."""
-        return _some(await self._db.read(lambda db: db.execute(sql.BY_KEY, (tenant, kind, key)).fetchone()))
+        return some_job(await self._db.read(lambda db: db.execute(sql.BY_KEY, (tenant, kind, key)).fetchone()))
 
     async def list_jobs(
         self, tenant: str, *, state: JobState | None = None, before: str = "", limit: int = 50
@@ -96,7 +96,7 @@ class SqliteJobs:
             return db.execute(sql.PAGE_OF_STATE, (tenant, after, state, limit + 1)).fetchall()
 
         rows = await self._db.read(ask)
-        return [_job(row) for row in rows[:limit]], str(rows[limit - 1]["seq"]) if len(rows) > limit else ""
+        return [to_job(row) for row in rows[:limit]], str(rows[limit - 1]["seq"]) if len(rows) > limit else ""
 
     async def wait(self, tenant: str, job: str, timeout_s: float) -> Job | None:
         """The job when it has ended, or as it stands when the time is up; None where there is none."""
@@ -113,7 +113,7 @@ class SqliteJobs:
         """Ask a job to stop. A waiting one ends at once, a running one when its worker has noticed."""
 
         def work(db: sqlite3.Connection) -> Job | None:
-            found = _some(db.execute(sql.BY_ID, (tenant, job)).fetchone())
+            found = some_job(db.execute(sql.BY_ID, (tenant, job)).fetchone())
             if found is None or found.state.ended or found.cancelling:
                 return found
             if found.state is JobState.QUEUED:
@@ -121,7 +121,7 @@ class SqliteJobs:
             else:
                 change, values = "cancelling = 1", []
             db.execute(f"UPDATE jobs SET {change} WHERE tenant = ? AND id = ?", (*values, tenant, job))
-            return _some(db.execute(sql.BY_ID, (tenant, job)).fetchone())
+            return some_job(db.execute(sql.BY_ID, (tenant, job)).fetchone())
 
         return await self._db.write(work)
 
@@ -129,7 +129,7 @@ class SqliteJobs:
         """Put a job that FAILED back in the queue, its strikes wiped; any other stays as it is."""
 
         def work(db: sqlite3.Connection) -> Job | None:
-            found = _some(db.execute(sql.BY_ID, (tenant, job)).fetchone())
+            found = some_job(db.execute(sql.BY_ID, (tenant, job)).fetchone())
             if found is None or found.state is not JobState.FAILED:
                 return found
             self._check_room(db)
@@ -139,7 +139,7 @@ class SqliteJobs:
                 "WHERE tenant = ? AND id = ?",
                 (now_s, now_s, tenant, job),
             )
-            return _some(db.execute(sql.BY_ID, (tenant, job)).fetchone())
+            return some_job(db.execute(sql.BY_ID, (tenant, job)).fetchone())
 
         return await self._db.write(work)
 
@@ -152,7 +152,7 @@ class SqliteJobs:
         """Forget a job that has ended; whether there was one."""
 
         def work(db: sqlite3.Connection) -> bool:
-            found = _some(db.execute(sql.BY_ID, (tenant, job)).fetchone())
+            found = some_job(db.execute(sql.BY_ID, (tenant, job)).fetchone())
             if found is None:
                 return False
             if not found.state.ended:
@@ -180,7 +180,7 @@ class SqliteJobs:
                     self._end_orphan(db, row, now_s)
                     continue
                 db.execute(sql.TAKE, (owner, now_s + self.limits.lease_s, now_s, row["seq"]))
-                job = _job(db.execute("SELECT * FROM jobs WHERE seq = ?", (row["seq"],)).fetchone())
+                job = to_job(db.execute("SELECT * FROM jobs WHERE seq = ?", (row["seq"],)).fetchone())
                 return Claim(job, Lease(job.tenant, job.id, owner, row["fence"] + 1, self.limits.lease_s))
             return None
 
@@ -216,7 +216,7 @@ class SqliteJobs:
             if retry and row["strikes"] < row["max_strikes"]:
                 self._as(lease, db, sql.REQUEUE, now_s + self.limits.wait_s(row["strikes"]), 0, now_s)
             else:
-                self._as(lease, db, sql.END, JobState.FAILED, _error(failure), b"", now_s)
+                self._as(lease, db, sql.END, JobState.FAILED, error_bytes(failure), b"", now_s)
 
         await self._db.write(work)
 
@@ -287,7 +287,7 @@ class SqliteJobs:
         if row["cancelling"]:
             self._as(lease, db, sql.END, JobState.CANCELLED, None, b"", now_s)
         else:
-            failure = _error(abandoned(row["id"], row["strikes"]))
+            failure = error_bytes(abandoned(row["id"], row["strikes"]))
             self._as(lease, db, sql.END, JobState.FAILED, failure, b"", now_s)
 
 
@@ -307,31 +307,3 @@ async def open_file(path: Path, limits: Limits, now_s: Callable[[], float] = tim
 
 def _held(lease: Lease) -> tuple[object, ...]:
     return lease.tenant, lease.job, lease.owner, lease.fence
-
-
-def _error(failure: WeftError) -> bytes:
-    return to_proto(failure).SerializeToString()
-
-
-def _some(row: sqlite3.Row | None) -> Job | None:
-    return None if row is None else _job(row)
-
-
-def _job(row: sqlite3.Row) -> Job:
-    return Job(
-        tenant=row["tenant"],
-        id=row["id"],
-        kind=row["kind"],
-        key=row["key"],
-        payload=row["payload"],
-        state=JobState(row["state"]),
-        progress=JobProgress(row["done"], row["total"], row["unit"], row["message"]),
-        attempts=row["attempts"],
-        created_s=row["created_s"],
-        updated_s=row["updated_s"],
-        cancelling=bool(row["cancelling"]),
-        error=from_proto(error_pb2.Error.FromString(row["error"])) if row["error"] is not None else None,
-        result=row["result"],
-        traceparent=row["traceparent"],
-        max_strikes=row["max_strikes"],
-    )

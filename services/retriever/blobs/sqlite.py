@@ -24,8 +24,8 @@ from typing import BinaryIO, Final, TypeVar
 
 from mesh.plugins import Url
 from mesh.settings import directory_of
-from services.retriever.uploads import BlobKey
-from weft.errors import Reason, WeftError, error
+from services.retriever.uploads import BlobKey, damaged_blob
+from weft.errors import Reason, error
 
 PART_BYTES: Final = 1 << 20
 _THREADS: Final = 2
@@ -58,7 +58,7 @@ class FileBlobs:
             if file is not None:
                 file.close()
         if digest.hexdigest() != key.sha256:
-            raise _damaged(key, "its bytes are not those that were sent")
+            raise damaged_blob(key, "its bytes are not those that were sent")
 
     async def remove(self, key: BlobKey) -> None:
         """Remove one, if it is there."""
@@ -111,7 +111,7 @@ class FileBlobs:
         try:
             file = self.path(key).open("rb")
         except FileNotFoundError:
-            raise _damaged(key, "it is gone") from None
+            raise damaged_blob(key, "it is gone") from None
         try:
             return file, file.read(PART_BYTES)
         except BaseException:
@@ -185,16 +185,6 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _damaged(key: BlobKey, problem: str) -> WeftError:
-    return error(
-        Reason.STORE_CORRUPT,
-        f"the uploaded bytes of document {key.number} of jobs/{key.job} can't be used: {problem}; send it again",
-        job=f"jobs/{key.job}",
-        number=key.number,
-        problem=problem,
-    )
 
 
 @contextlib.contextmanager

@@ -14,17 +14,16 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from mesh import database
 from mesh.database import Database
 from mesh.plugins import Url
 from mesh.settings import directory_of
 from services.retriever.intakes import _tables as sql
-from services.retriever.types import Outcome, document_name
-from services.retriever.uploads import Fenced, Held, Item, Receipt
-from weft.common.v1 import error_pb2
-from weft.errors import Reason, WeftError, error, from_proto, to_proto
+from services.retriever.intakes._rows import content, error_bytes, fenced, reused, to_item, to_receipt
+from services.retriever.types import document_name
+from services.retriever.uploads import Held, Item, Receipt
 
 _SWEEP_UPLOADS: Final = 20
 
@@ -43,7 +42,7 @@ class SqliteIntake:
         def work(db: sqlite3.Connection) -> Receipt:
             now_s = self._now_s()
             db.execute(sql.BEGIN, (tenant, job, collection, sender, now_s))
-            return _receipt(db.execute(sql.UPLOAD, (tenant, job)).fetchone(), now_s)
+            return to_receipt(db.execute(sql.UPLOAD, (tenant, job)).fetchone(), now_s)
 
         return await self._db.write(work)
 
@@ -55,11 +54,11 @@ class SqliteIntake:
             db.execute(sql.RECEIVED, (self._now_s(), item.number, tenant, job))
             there = db.execute(sql.ITEM, (tenant, job, item.number)).fetchone()
             if there is not None:
-                if _content(_item(there)) != _content(item):
-                    raise _reused(job, f"document {item.number} is {item.source[:80]!r} with another content now")
+                if content(to_item(there)) != content(item):
+                    raise reused(job, f"document {item.number} is {item.source[:80]!r} with another content now")
                 return there["outcome"] is None
             if upload["total"] is not None and item.number > upload["total"]:
-                raise _reused(job, f"it had {upload['total']} documents then, and has more now")
+                raise reused(job, f"it had {upload['total']} documents then, and has more now")
             outcome = item.outcome.name if item.outcome else None
             metadata = json.dumps(item.metadata, ensure_ascii=False, sort_keys=True)
             db.execute(
@@ -67,7 +66,7 @@ class SqliteIntake:
                 (
                     *(tenant, job, item.number, upload["collection"], document_name(item.source), item.source),
                     *(item.title, item.mime_type, metadata, item.sha256, item.size_bytes),
-                    *(0 if outcome else item.size_bytes, outcome, _error(item.error)),
+                    *(0 if outcome else item.size_bytes, outcome, error_bytes(item.error)),
                 ),
             )
             return outcome is None
@@ -85,7 +84,7 @@ class SqliteIntake:
             upload = db.execute(sql.UPLOAD, (tenant, job)).fetchone()
             before = upload["total"] if upload["total"] is not None else max(count, upload["count"])
             if before != count:
-                raise _reused(job, f"it had {before} documents then, and has {count} now")
+                raise reused(job, f"it had {before} documents then, and has {count} now")
             db.execute(sql.COMPLETE, (count, tenant, job))
 
         await self._db.write(work, durable=durable)
@@ -99,12 +98,12 @@ class SqliteIntake:
     async def receipt(self, tenant: str, job: str) -> Receipt | None:
         """How far the upload is; None where none began."""
         row = await self._db.read(lambda db: db.execute(sql.UPLOAD, (tenant, job)).fetchone())
-        return _receipt(row, self._now_s()) if row is not None else None
+        return to_receipt(row, self._now_s()) if row is not None else None
 
     async def items(self, tenant: str, job: str, after: int, limit: int) -> list[Item]:
         """Documents by number, from the first past ``after``."""
         rows = await self._db.read(lambda db: db.execute(sql.ITEMS, (tenant, job, after, limit)).fetchall())
-        return [_item(row) for row in rows]
+        return [to_item(row) for row in rows]
 
     async def waiting_bytes(self) -> int:
         """Bytes in the blob store that wait, of all tenants."""
@@ -131,7 +130,9 @@ class SqliteIntake:
         def work(db: sqlite3.Connection) -> None:
             _check(db, tenant, job, fence)
             outcome = item.outcome.name if item.outcome else None
-            db.execute(sql.SETTLE, (outcome, item.chunks, item.sequence, _error(item.error), tenant, job, item.number))
+            db.execute(
+                sql.SETTLE, (outcome, item.chunks, item.sequence, error_bytes(item.error), tenant, job, item.number)
+            )
 
         await self._db.write(work)
 
@@ -191,42 +192,4 @@ async def open_file(path: Path, now_s: Callable[[], float] = time.time) -> Sqlit
 def _check(db: sqlite3.Connection, tenant: str, job: str, fence: int) -> None:
     upload = db.execute(sql.UPLOAD, (tenant, job)).fetchone()
     if upload is not None and upload["fence"] > fence:
-        raise Fenced(f"jobs/{job}: fence {fence} came after {upload['fence']}")
-
-
-def _content(item: Item) -> tuple[Any, ...]:
-    return item.source, item.title, item.mime_type, item.metadata, item.sha256, item.size_bytes
-
-
-def _reused(job: str, what: str) -> WeftError:
-    return error(
-        Reason.REQUEST_ID_REUSED,
-        f"this request_id began jobs/{job} with other documents: {what}; use a new request_id for a new ingest",
-        job=f"jobs/{job}",
-        difference=what,
-    )
-
-
-def _error(failure: WeftError | None) -> bytes | None:
-    return to_proto(failure).SerializeToString() if failure is not None else None
-
-
-def _receipt(row: sqlite3.Row, now_s: float) -> Receipt:
-    silent_s = max(0.0, now_s - row["sign_s"])
-    return Receipt(row["count"], row["total"] is not None, bool(row["broken"]), silent_s)
-
-
-def _item(row: sqlite3.Row) -> Item:
-    return Item(
-        number=row["number"],
-        source=row["source"],
-        sha256=row["sha256"],
-        size_bytes=row["size_bytes"],
-        title=row["title"],
-        mime_type=row["mime_type"],
-        metadata=json.loads(row["metadata"]),
-        outcome=Outcome[row["outcome"]] if row["outcome"] is not None else None,
-        chunks=row["chunks"],
-        sequence=row["sequence"],
-        error=from_proto(error_pb2.Error.FromString(row["error"])) if row["error"] is not None else None,
-    )
+        raise fenced(job, fence, upload["fence"])

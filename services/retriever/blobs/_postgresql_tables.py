@@ -1,0 +1,43 @@
+"""Tables of the blobs in PostgreSQL and the statements on them. See ``postgresql`` for what they mean."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mesh.postgresql import Schema
+
+SCHEMA: Final = Schema(
+    "weft_blobs",
+    "the blob store",
+    version=1,
+    statements=(
+        # Whose it is, is known when it is whole: until then job is NULL.
+        """CREATE TABLE weft_blobs.blobs (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            tenant text,
+            job text,
+            number integer,
+            sha256 text,
+            begun_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+            UNIQUE (tenant, job, number, sha256)
+        )""",
+        "CREATE INDEX coming_in ON weft_blobs.blobs (begun_at) WHERE job IS NULL",
+        """CREATE TABLE weft_blobs.parts (
+            blob bigint NOT NULL REFERENCES weft_blobs.blobs ON DELETE CASCADE,
+            number integer NOT NULL,
+            data bytea NOT NULL,
+            PRIMARY KEY (blob, number)
+        )""",
+        "ALTER TABLE weft_blobs.parts ALTER COLUMN data SET STORAGE EXTERNAL",
+    ),
+)
+
+BEGIN: Final = "INSERT INTO weft_blobs.blobs DEFAULT VALUES RETURNING id"
+PUT_PART: Final = "INSERT INTO weft_blobs.parts (blob, number, data) VALUES ($1, $2, $3)"
+FIND: Final = "SELECT id FROM weft_blobs.blobs WHERE tenant = $1 AND job = $2 AND number = $3 AND sha256 = $4"
+PART: Final = "SELECT data FROM weft_blobs.parts WHERE blob = $1 AND number = $2"
+REMOVE: Final = "DELETE FROM weft_blobs.blobs WHERE tenant = $1 AND job = $2 AND number = $3 AND sha256 = $4"
+KEEP: Final = "UPDATE weft_blobs.blobs SET tenant = $2, job = $3, number = $4, sha256 = $5 WHERE id = $1 RETURNING id"
+DROP: Final = "DELETE FROM weft_blobs.blobs WHERE id = $1"
+REMOVE_JOB: Final = "DELETE FROM weft_blobs.blobs WHERE tenant = $1 AND job = $2"
+SWEEP: Final = "DELETE FROM weft_blobs.blobs WHERE job IS NULL AND begun_at < clock_timestamp() - interval '1 hour'"

@@ -1,0 +1,65 @@
+"""Rows of an intake's tables to values and back: SQLite's and PostgreSQL's rows are read alike."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+from services.retriever.types import Outcome
+from services.retriever.uploads import Fenced, Item, Receipt
+from weft.common.v1 import error_pb2
+from weft.errors import Reason, WeftError, error, from_proto, to_proto
+
+
+class Row(Protocol):
+    """A row by column name."""
+
+    def __getitem__(self, key: str, /) -> Any: ...
+
+
+def content(item: Item) -> tuple[Any, ...]:
+    """What makes a document the same."""
+    return item.source, item.title, item.mime_type, item.metadata, item.sha256, item.size_bytes
+
+
+def reused(job: str, what: str) -> WeftError:
+    """The error for a request that came with other documents before."""
+    return error(
+        Reason.REQUEST_ID_REUSED,
+        f"this request_id began jobs/{job} with other documents: {what}; use a new request_id for a new ingest",
+        job=f"jobs/{job}",
+        difference=what,
+    )
+
+
+def fenced(job: str, fence: int, highest: int) -> Fenced:
+    """For a worker that somebody else has taken over from."""
+    return Fenced(f"jobs/{job}: fence {fence} came after {highest}")
+
+
+def error_bytes(failure: WeftError | None) -> bytes | None:
+    """A failure for ``error``."""
+    return to_proto(failure).SerializeToString() if failure is not None else None
+
+
+def to_receipt(row: Row, now_s: float) -> Receipt:
+    """How far a row of ``uploads`` is."""
+    silent_s = max(0.0, now_s - row["sign_s"])
+    return Receipt(row["count"], row["total"] is not None, bool(row["broken"]), silent_s)
+
+
+def to_item(row: Row) -> Item:
+    """A row of ``items``."""
+    return Item(
+        number=row["number"],
+        source=row["source"],
+        sha256=row["sha256"],
+        size_bytes=row["size_bytes"],
+        title=row["title"],
+        mime_type=row["mime_type"],
+        metadata=json.loads(row["metadata"]),
+        outcome=Outcome[row["outcome"]] if row["outcome"] is not None else None,
+        chunks=row["chunks"],
+        sequence=row["sequence"],
+        error=from_proto(error_pb2.Error.FromString(row["error"])) if row["error"] is not None else None,
+    )

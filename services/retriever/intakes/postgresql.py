@@ -1,0 +1,171 @@
+"""The list of uploads in PostgreSQL, schema ``weft_intake``, shared by the replicas of a mesh.
+
+The same two tables as in SQLite. Whoever writes to an ingest holds its row of ``uploads`` until the commit, so
+its senders and workers come one after the other, and other ingests aren't held up. Signs of life go by the
+server's clock. Changes ring a bell by NOTIFY. Every commit is durable.
+
+Errors: see ``mesh.postgresql``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from mesh import postgresql
+from mesh.plugins import Url
+from mesh.postgresql import Bell, Database
+from services.retriever.intakes import _postgresql_tables as sql
+from services.retriever.intakes._rows import content, error_bytes, fenced, reused, to_item, to_receipt
+from services.retriever.types import document_name
+from services.retriever.uploads import Held, Item, Receipt
+
+if TYPE_CHECKING:
+    from mesh.postgresql import Connection
+
+_CONNECTIONS: Final = 4
+_SWEEP_UPLOADS: Final = 20
+
+
+class PostgresqlIntake:
+    """``Intake`` on PostgreSQL. Make it with ``open``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._bell = Bell(database, sql.CHANNEL)
+
+    # -- for senders ----------------------------------------------------------------------------------
+
+    async def begin(self, tenant: str, job: str, collection: str, sender: str) -> Receipt:
+        """An upload begins, or begins again from its first document."""
+        async with self._database.transaction() as connection:
+            row: Any = await connection.fetchrow(sql.BEGIN, tenant, job, collection, sender)
+            await self._bell.ring(connection)
+        return to_receipt(row, row["now_s"])
+
+    async def put(self, tenant: str, job: str, sender: str, item: Item) -> bool:
+        """Add a document; returns whether it waits for its bytes to be worked on."""
+        async with self._database.transaction() as connection:
+            upload: Any = await connection.fetchrow(sql.HOLD, tenant, job)
+            await connection.execute(sql.RECEIVED, tenant, job, item.number)
+            await self._bell.ring(connection)
+            there = await connection.fetchrow(sql.ITEM, tenant, job, item.number)
+            if there is not None:
+                if content(to_item(there)) != content(item):
+                    raise reused(job, f"document {item.number} is {item.source[:80]!r} with another content now")
+                return there["outcome"] is None
+            if upload["total"] is not None and item.number > upload["total"]:
+                raise reused(job, f"it had {upload['total']} documents then, and has more now")
+            outcome = item.outcome.name if item.outcome else None
+            metadata = json.dumps(item.metadata, ensure_ascii=False, sort_keys=True)
+            await connection.execute(
+                sql.PUT,
+                *(tenant, job, item.number, upload["collection"], document_name(item.source), item.source),
+                *(item.title, item.mime_type, metadata, item.sha256, item.size_bytes),
+                *(0 if outcome else item.size_bytes, outcome, error_bytes(item.error)),
+            )
+        return outcome is None
+
+    async def sign(self, tenant: str, job: str, sender: str) -> None:
+        """The sender is still there."""
+        async with self._database.connection() as connection:
+            await connection.execute(sql.SIGN, tenant, job, sender)
+
+    async def complete(self, tenant: str, job: str, sender: str, count: int, *, durable: bool) -> None:
+        """All ``count`` documents are here."""
+        async with self._database.transaction() as connection:
+            upload: Any = await connection.fetchrow(sql.HOLD, tenant, job)
+            before = upload["total"] if upload["total"] is not None else max(count, upload["count"])
+            if before != count:
+                raise reused(job, f"it had {before} documents then, and has {count} now")
+            await connection.execute(sql.COMPLETE, tenant, job, count)
+            await self._bell.ring(connection)
+
+    async def break_off(self, tenant: str, job: str, sender: str) -> None:
+        """The sender is gone and the rest won't come."""
+        async with self._database.transaction() as connection:
+            await connection.execute(sql.BREAK_OFF, tenant, job, sender)
+            await self._bell.ring(connection)
+
+    # -- for whoever looks ----------------------------------------------------------------------------
+
+    async def receipt(self, tenant: str, job: str) -> Receipt | None:
+        """How far the upload is; None where none began."""
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(sql.UPLOAD, tenant, job)
+        return to_receipt(row, row["now_s"]) if row is not None else None
+
+    async def items(self, tenant: str, job: str, after: int, limit: int) -> list[Item]:
+        """Documents by number, from the first past ``after``."""
+        async with self._database.connection() as connection:
+            return [to_item(row) for row in await connection.fetch(sql.ITEMS, tenant, job, after, limit)]
+
+    async def waiting_bytes(self) -> int:
+        """Bytes in the blob store that wait, of all tenants."""
+        async with self._database.connection() as connection:
+            return int(await connection.fetchval(sql.WAITING_BYTES))
+
+    async def changed(self, seen: int, timeout_s: float) -> int:
+        """Wait until anything changed since ``seen`` (0 at first), or the time is up; returns the new ``seen``."""
+        return await self._bell.changed(seen, timeout_s)
+
+    # -- for workers ----------------------------------------------------------------------------------
+
+    async def take(self, tenant: str, job: str, fence: int) -> None:
+        """A worker begins: from now on lower fences are refused."""
+        async with self._database.transaction() as connection:
+            await _check(connection, tenant, job, fence)
+            await connection.execute(sql.TAKE, tenant, job, fence)
+
+    async def settle(self, tenant: str, job: str, fence: int, item: Item) -> None:
+        """Note what became of a document."""
+        outcome = item.outcome.name if item.outcome else None
+        values = (outcome, item.chunks, item.sequence, error_bytes(item.error))
+        async with self._database.transaction() as connection:
+            await _check(connection, tenant, job, fence)
+            await connection.execute(sql.SETTLE, tenant, job, item.number, *values)
+            await self._bell.ring(connection)
+
+    async def superseded(self, tenant: str, job: str, number: int) -> bool:
+        """Whether a document of the same source that came in later, by another job, is indexed already."""
+        async with self._database.connection() as connection:
+            return await connection.fetchval(sql.SUPERSEDED, tenant, job, number) is not None
+
+    # -- for the sweep --------------------------------------------------------------------------------
+
+    async def held(self, after: int, limit: int) -> list[Held]:
+        """Ingests that may still have blobs, oldest first, from the first past the place ``after``."""
+        async with self._database.connection() as connection:
+            return [Held(*row) for row in await connection.fetch(sql.HELD, after, limit)]
+
+    async def let_go(self, tenant: str, job: str) -> None:
+        """The job has ended: forget documents that still wait, whose bytes are about to go."""
+        async with self._database.transaction() as connection:
+            await connection.fetchrow(sql.HOLD, tenant, job)
+            lost = await connection.fetchval(sql.FORGET_WAITING, tenant, job)
+            await connection.execute(sql.LET_GO, tenant, job, lost > 0)
+            await self._bell.ring(connection)
+
+    async def sweep(self, older_than_s: float) -> bool:
+        """Forget a few ingests that were let go and that nobody touched for so long; whether there may be more."""
+        async with self._database.transaction() as connection:
+            old = await connection.fetch(sql.SWEEP, older_than_s, _SWEEP_UPLOADS)
+            for row in old:
+                await connection.execute(sql.FORGET_ITEMS, *row)
+        return len(old) == _SWEEP_UPLOADS
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        await self._bell.close()
+        await self._database.close()
+
+
+async def open(url: Url) -> PostgresqlIntake:
+    """Open the list in the database of ``url``; its tables are made if they aren't there."""
+    return PostgresqlIntake(await postgresql.open(url, sql.SCHEMA, max_connections=_CONNECTIONS))
+
+
+async def _check(connection: Connection, tenant: str, job: str, fence: int) -> None:
+    upload: Any = await connection.fetchrow(sql.HOLD, tenant, job)
+    if upload is not None and upload["fence"] > fence:
+        raise fenced(job, fence, upload["fence"])
