@@ -113,6 +113,26 @@ async def test_top_k_is_five_unless_said(top_k: int | None, tmp_path: Path) -> N
     assert len(response.hits) == (top_k or 5)
 
 
+async def test_a_remembered_answer_says_so_and_sees_what_min_epoch_asks_for(tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        await retriever.ingest({"a.txt": "one fox"})
+        answers = [await retriever.search("fox", allow_cached=allowed) for allowed in (True, True, False)]
+        assert [answer.cached for answer in answers] == [False, True, False]
+        assert answers[1].hits == answers[0].hits == answers[2].hits
+        outcome = await retriever.ingest({"b.txt": "a second fox"})
+        later = await retriever.search("fox", min_epoch=epoch_of(outcome))
+        assert (later.cached, len(later.hits)) == (False, 2)
+        assert later.epoch.sequence >= epoch_of(outcome).sequence
+
+
+async def test_a_rerank_without_a_reranker_says_so(tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        await retriever.ingest({"a.txt": "one fox"})
+        response = await retriever.search("fox", rerank=True)
+        assert [hit.passage.source for hit in response.hits] == ["a.txt"]
+        assert [lack.stage for lack in response.degraded] == ["reranking"]
+
+
 async def test_an_unknown_collection_is_not_found(tmp_path: Path) -> None:
     async with served(tmp_path) as retriever:
         err = await failure(retriever.search("q", collection="collections/nowhere"))
