@@ -5,7 +5,7 @@
     async with weft.Client() as c:
         answer = await c.ask("What is a control plane?")
 
-``Client`` has four verbs: ``ask``, ``stream``, ``search``, ``ingest``. What they hand back is in
+``Client`` has four verbs: ``ask``, ``stream``, ``search``, ``ingest``; ``jobs`` is long work. What they hand back is in
 ``weft.answers``, what they raise in ``weft.errors``; both trees can be reached from here. The generated
 stubs are beside them (``weft.retriever.v1`` and so on) for whoever wants to speak the wire directly.
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         Hit,
         IngestProgress,
         IngestResult,
+        Job,
+        JobProgress,
         Ledger,
         LedgerEntry,
         Passage,
@@ -86,6 +88,8 @@ __all__ = [
     "IngestResult",
     "Internal",
     "InvalidArgument",
+    "Job",
+    "JobProgress",
     "Ledger",
     "LedgerEntry",
     "MeshAlreadyBound",

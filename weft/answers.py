@@ -4,6 +4,7 @@
     stream  -> Event…          Started · Retrieved · ToolCall · ToolResult · TextDelta · Finished(answer)
     search  -> SearchResult    hits, and how far in the change log they look
     ingest  -> IngestResult    what went in, from which epoch on it is found, what failed and why
+    jobs.…  -> Job             long work: how far it is, how it ended
 
 What services hand each other as well (passages, citations, the ledger…) is defined in ``weft.values`` and is
 to be had from here. Names of things are resource names (``sessions/{s}/turns/{t}``, ``collections/{c}/documents/{d}``).
@@ -112,6 +113,48 @@ class IngestResult:
     epoch: Epoch | None
     """From here on all of them are found; None where nothing went in."""
     failed: tuple[FailedDocument, ...] = ()
+    job: str = ""
+    """``jobs/{id}`` that does the rest, of a detached ingest; empty when all is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """How far a job is."""
+
+    done: int
+    total: int
+    """0 while not known."""
+    unit: str
+    message: str = ""
+    """One line for a person; may be empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A piece of long work."""
+
+    name: str
+    """``jobs/{id}``"""
+    kind: str
+    """"ingest", "reindex"…"""
+    state: str
+    """"queued", "running", "succeeded", "failed" or "cancelled"."""
+    progress: JobProgress
+    attempts: int
+    """How often a worker began it."""
+    created_s: float
+    """When it was asked for, in seconds since 1970."""
+    updated_s: float
+    """When its state last changed, in seconds since 1970."""
+    error: WeftError | None = None
+    """Why it failed."""
+    result: IngestResult | None = None
+    """What an ingest made."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it stays as it is."""
+        return self.state in ("succeeded", "failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)

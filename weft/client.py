@@ -1,4 +1,4 @@
-"""The SDK's client: one connection to a mesh, four verbs.
+"""The SDK's client: one connection to a mesh, four verbs, and jobs.
 
     async with weft.Client() as c:
         await c.ingest("docs/")
@@ -28,11 +28,12 @@ from grpc import aio
 from opentelemetry import trace
 
 from weft import convert, wire
-from weft.answers import Answer, Epoch, IngestResult, SearchResult
+from weft.answers import Answer, Epoch, IngestResult, Job, SearchResult
 from weft.channel import Dial
 from weft.connection import Connection
 from weft.errors import Reason, WeftError, error
 from weft.ingest import OnProgress, Progress, Source, collect, requests
+from weft.job_calls import Jobs
 from weft.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from weft.settings import find_mesh, find_target
@@ -248,6 +249,7 @@ class Client:
         *,
         collection: str | None = None,
         on_progress: OnProgress | None = None,
+        detach: bool = False,
         timeout_s: float = _INGEST_TIMEOUT_S,
     ) -> IngestResult:
         """Take documents in; when this returns, searches and asks of this client find them.
@@ -258,7 +260,8 @@ class Client:
         Args:
             paths: files, folders (walked for text, Markdown, HTML, PDF and Word) and ``Document`` objects, one or many.
             collection: where to put them, made if absent; unset: "default".
-            on_progress: called once for each document, in the event loop.
+            on_progress: called once for each document, in the event loop; not with ``detach``.
+            detach: return when all is uploaded; the result's ``job`` does the rest, see ``jobs``.
             timeout_s: deadline of the whole upload in seconds, above 0.
 
         Raises:
@@ -272,7 +275,7 @@ class Client:
         progress = Progress(uploads, on_progress)
         try:
             async with asyncio.timeout(timeout_s):
-                await self._upload(progress, collection_name)
+                await self._upload(progress, collection_name, uuid.uuid4().hex if detach else None)
         except TimeoutError:
             raise error(
                 Reason.DEADLINE_EXCEEDED,
@@ -287,12 +290,12 @@ class Client:
             self._epochs[collection_name or _DEFAULT_COLLECTION] = result.epoch
         return result
 
-    async def _upload(self, progress: Progress, collection: str) -> None:
+    async def _upload(self, progress: Progress, collection: str, detached: str | None) -> None:
         tries_left = _INGEST_TRIES
         while True:
             before = len(progress.waiting)
             try:
-                return await self._upload_once(progress, collection)
+                return await self._upload_once(progress, collection, detached)
             except aio.AioRpcError as exc:
                 failure = self._explain(exc, "retriever", _INGEST_TIMEOUT_S)
                 tries_left = _INGEST_TRIES if len(progress.waiting) < before else tries_left - 1
@@ -300,10 +303,11 @@ class Client:
                     raise failure from exc
             await asyncio.sleep(_INGEST_PAUSE_S)
 
-    async def _upload_once(self, progress: Progress, collection: str) -> None:
-        request_id = uuid.uuid4().hex  # a new one for each try: it sends other documents
+    async def _upload_once(self, progress: Progress, collection: str, detached: str | None) -> None:
+        # A new one for each try, which sends other documents; detached, all are sent again and it is the same ingest.
+        request_id = detached or uuid.uuid4().hex
         stub = retriever_pb2_grpc.RetrieverServiceStub(self._connection.channel("retriever"))
-        messages = requests(progress, collection, request_id)
+        messages = requests(progress, collection, request_id, detach=detached is not None)
         call = stub.IngestDocuments(messages, timeout=_INGEST_TIMEOUT_S, metadata=self._connection.metadata(request_id))
         try:
             async for message in call:
@@ -314,8 +318,39 @@ class Client:
             raise
         finally:
             call.cancel()
-        if not progress.finished:
+        if progress.finished is None:
             raise error(Reason.INTERNAL, "the ingest's stream ended without `finished`")
+
+    @property
+    def jobs(self) -> Jobs:
+        """Long work: detached ingests, moves of collections."""
+        return Jobs(self._connection, self._timeout_s)
+
+    async def reindex(self, collection: str, embedder: str, *, timeout_s: float | None = None) -> Job:
+        """Move a collection to another embedder; returns the job that does it, see ``jobs``.
+
+        Searches, asks and ingests go on meanwhile; in the end the collection changes over at once.
+
+        Args:
+            collection: its name.
+            embedder: URL, such as "minilm:".
+            timeout_s: deadline of asking for it, in seconds, above 0; unset: the client's.
+
+        Raises:
+            NotFound: no such collection.
+            FailedPrecondition: the embedder can't be had, or another job moves the collection elsewhere.
+        """
+        timeout_s = self._timeout(timeout_s)
+        request = retriever_pb2.ReindexCollectionRequest(
+            name=_resource("collections", collection, "collection"), embedder=_text("embedder", embedder)
+        )
+        stub = retriever_pb2_grpc.RetrieverServiceStub(self._connection.channel("retriever"))
+        metadata = self._connection.metadata(uuid.uuid4().hex)
+        try:
+            reply = await stub.ReindexCollection(request, timeout=timeout_s, metadata=metadata)
+        except aio.AioRpcError as exc:
+            raise self._explain(exc, "retriever", timeout_s) from exc
+        return await self.jobs.get(reply.job)
 
     def _timeout(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from weft import answers, wire
 from weft.errors import from_proto
 from weft.generator.v1 import generator_pb2
+from weft.jobs.v1 import jobs_pb2
 from weft.orchestrator.v1 import orchestrator_pb2
 from weft.retriever.v1 import retriever_pb2
 
@@ -60,3 +61,30 @@ def tool_result(message: orchestrator_pb2.ToolResult) -> answers.ToolResult:
 
 def finish_reason(value: int) -> str:
     return generator_pb2.FinishReason.Name(value).removeprefix("FINISH_REASON_").lower()
+
+
+def job(message: jobs_pb2.Job) -> answers.Job:
+    done = retriever_pb2.IngestFinished()
+    progress = message.progress
+    return answers.Job(
+        name=message.name,
+        kind=message.kind,
+        state=jobs_pb2.JobState.Name(message.state).removeprefix("JOB_STATE_").lower(),
+        progress=answers.JobProgress(progress.done, progress.total, progress.unit, progress.message),
+        attempts=message.attempts,
+        created_s=message.create_time.ToNanoseconds() / 1e9,
+        updated_s=message.update_time.ToNanoseconds() / 1e9,
+        error=from_proto(message.error) if message.HasField("error") else None,
+        result=ingest_result(done) if message.result.Unpack(done) else None,
+    )
+
+
+def ingest_result(message: retriever_pb2.IngestFinished) -> answers.IngestResult:
+    return answers.IngestResult(
+        documents=message.documents,
+        unchanged=message.unchanged,
+        chunks=message.chunks,
+        epoch=wire.epoch(message.epoch),
+        failed=tuple(answers.FailedDocument(failed.source, from_proto(failed.error)) for failed in message.failed),
+        job=message.job,
+    )

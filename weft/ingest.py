@@ -18,13 +18,13 @@ import io
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from google.protobuf import json_format
 
-from weft import answers, wire
+from weft import answers, convert, wire
 from weft.answers import Document, IngestProgress, IngestResult
 from weft.errors import Reason, WeftError, error, from_proto
 from weft.retriever.v1 import retriever_pb2
@@ -133,8 +133,8 @@ class Progress:
         self._chunks = 0
         self._failed: list[answers.FailedDocument] = []
         self._epoch: answers.Epoch | None = None
-        self.finished = False
-        """Whether the service has said that it is through."""
+        self.finished: retriever_pb2.IngestFinished | None = None
+        """What the service said when it was through."""
         self.read_error: WeftError | None = None
         """Why a file stopped in the middle of being sent."""
 
@@ -148,7 +148,7 @@ class Progress:
         if message.WhichOneof("event") == "progress":
             self._one(message.progress)
         elif message.WhichOneof("event") == "finished":
-            self.finished = True
+            self.finished = message.finished
             for failed in message.finished.failed:
                 self._one(failed)  # those that were told of already are no longer waiting
             self._reach(message.finished.epoch)
@@ -161,7 +161,11 @@ class Progress:
         self._done(upload, "failed", 0, failure)
 
     def result(self) -> IngestResult:
-        """What came of it all."""
+        """What came of it all; of a detached ingest, what its job has done, or the job."""
+        if self.finished is not None and self._waiting:
+            detached = convert.ingest_result(self.finished)
+            unread = self._failed if self.finished.job else [*detached.failed, *self._failed]
+            return replace(detached, epoch=None if self.finished.job else detached.epoch, failed=tuple(unread))
         return IngestResult(
             documents=self._counts["indexed"] + self._counts["unchanged"],
             unchanged=self._counts["unchanged"],
@@ -200,9 +204,12 @@ class Progress:
             self._epoch = epoch
 
 
-async def requests(progress: Progress, collection: str, request_id: str) -> AsyncIterator[IngestRequest]:
+async def requests(
+    progress: Progress, collection: str, request_id: str, *, detach: bool
+) -> AsyncIterator[IngestRequest]:
     """The stream of one upload: all that has no answer yet."""
-    yield IngestRequest(start=retriever_pb2.IngestStart(collection=collection, request_id=request_id))
+    start = retriever_pb2.IngestStart(collection=collection, request_id=request_id, detach=detach)
+    yield IngestRequest(start=start)
     for upload in progress.waiting:
         try:
             file = await asyncio.to_thread(upload.open)

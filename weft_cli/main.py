@@ -10,6 +10,8 @@ from weft_cli.commands.ask import ask
 from weft_cli.commands.config import config
 from weft_cli.commands.down import down
 from weft_cli.commands.ingest import ingest
+from weft_cli.commands.jobs import jobs
+from weft_cli.commands.reindex import reindex
 from weft_cli.commands.route import route
 from weft_cli.commands.search import search
 from weft_cli.commands.status import status
@@ -38,8 +40,10 @@ for command, summary in (
     (ask, "Ask a question."),
     (trace, "Show a trace, or list the newest."),
     (route, "Show or change how traffic is split."),
+    (reindex, "Move a collection to another embedder."),
 ):
     app.command(short_help=summary)(command)
+app.add_typer(jobs, name="jobs")
 app.add_typer(config, name="config")
 
 

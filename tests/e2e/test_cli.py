@@ -341,3 +341,26 @@ def test_ctrl_c_while_a_detached_mesh_comes_up_leaves_nothing_behind(tmp_path: P
         assert process.wait(40) == 130
     assert not [child for child in everyone if child.is_running()]
     assert Weft(tmp_path, clean_environ()).run("down").returncode == 3
+
+
+def test_a_detached_ingest_is_a_job_to_be_listed_awaited_and_shown(weft_cli: Weft) -> None:
+    folder = weft_cli.data.parent / "more"
+    folder.mkdir()
+    (folder / "owls.md").write_text("# Owls\n\nAn owl turns its head by 270 degrees.")
+    job = weft_cli.json("ingest", str(folder), "-c", "birds", "--detach")["job"]
+    done = weft_cli.json("jobs", "wait", job)
+    assert (done["name"], done["kind"], done["state"], done["result"]["documents"]) == (job, "ingest", "succeeded", 1)
+    assert weft_cli.json("jobs", "show", job) == done
+    (line,) = [line for line in weft_cli.ok("jobs", "list", "--state", "succeeded").splitlines() if job in line]
+    assert "1 of 1 documents" in line
+    assert "270 degrees" in weft_cli.ok("search", "owl", "-c", "birds")
+    unknown = weft_cli.run("jobs", "wait", "0" * 32)
+    assert (unknown.returncode, "[JOB_NOT_FOUND]" in unknown.stderr) == (1, True)
+
+
+def test_a_collection_is_moved_to_another_embedder(weft_cli: Weft) -> None:
+    weft_cli.ok("ingest", "-", "-c", "moving", stdin="An eel swims 6,000 kilometres.")
+    moved = weft_cli.json("reindex", "moving", "--embedder", "none:")
+    assert (moved["kind"], moved["state"]) == ("reindex", "succeeded")
+    refused = weft_cli.run("reindex", "nobody", "--embedder", "none:")
+    assert (refused.returncode, "[COLLECTION_NOT_FOUND]" in refused.stderr) == (1, True)

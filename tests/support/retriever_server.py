@@ -50,6 +50,7 @@ class Served:
     jobs: Any  # stub of its JobService
     spans: InMemorySpanExporter
     failures: list[BaseException]
+    target: str  # for ``weft.Client``
 
     async def ingest(
         self,
@@ -157,7 +158,9 @@ async def served(place: Path, *, store: str = "", **options: Any) -> AsyncIterat
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         try:
             jobs = jobs_pb2_grpc.JobServiceStub(channel)
-            yield Served(retriever_pb2_grpc.RetrieverServiceStub(channel), jobs, spans, failures)
+            yield Served(
+                retriever_pb2_grpc.RetrieverServiceStub(channel), jobs, spans, failures, f"ipv4:127.0.0.1:{port}"
+            )
         finally:
             await channel.close()
             await server.stop(0)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 def ingest(
     paths: Annotated[list[str], typer.Argument(metavar="PATH", hidden=True)],
     collection: Collection = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave when all is uploaded, and print the job that does the rest.")
+    ] = False,
     mesh: Mesh = None,
     data: Data = None,
     as_json: AsJson = False,
@@ -29,34 +32,39 @@ def ingest(
 
     PATH is a file or a folder; - reads a text from standard input.
 
-    When it returns, the documents are found. The same content again changes nothing, changed content
-    replaces the old.
+    When it returns, the documents are found; with --detach, when its job has ended. The same content again
+    changes nothing, changed content replaces the old.
 
     One that can't be taken in harms no other: all the rest is in, and each failure is named with its
     reason. Exits with 0 when everything is in, with 1 when something is not, with 3 when there is no mesh.
     """
-    run(_ingest(paths, collection, where(mesh, data), as_json), as_json=as_json)
+    run(_ingest(paths, collection, detach, where(mesh, data), as_json), as_json=as_json)
 
 
-async def _ingest(paths: list[str], collection: str | None, at: Where, as_json: bool) -> int:
+async def _ingest(paths: list[str], collection: str | None, detach: bool, at: Where, as_json: bool) -> int:
     from weft_cli.connecting import connected
     from weft_cli.output import print_json, say
 
     sources = [_standard_input() if path == "-" else path for path in dict.fromkeys(paths)]
     async with connected(at) as client:
         with progress_bar() as on_progress:
-            result = await client.ingest(sources, collection=collection, on_progress=on_progress)
+            result = await client.ingest(sources, collection=collection, on_progress=on_progress, detach=detach)
     if as_json:
         print_json(result)
     else:
-        say(summary(result))
-        for failed in result.failed:
-            typer.secho(f"not taken in: {failed.source}: {failed.error}", err=True, fg="red")
-        if result.failed:
-            rest = "the rest is in and can be searched" if result.documents else "nothing is in"
-            many = f"{len(result.failed)} of {_count(result.documents + len(result.failed), 'document')}"
-            typer.secho(f"weft: {many} not taken in, for the reasons above; {rest}", err=True, fg="red")
+        say(f"{result.job} takes them in; see weft jobs wait" if result.job else summary(result))
+        print_failed(result)
     return FAILED if result.failed else OK
+
+
+def print_failed(result: weft.IngestResult) -> None:
+    """What was not taken in, and why, on stderr."""
+    for failed in result.failed:
+        typer.secho(f"not taken in: {failed.source}: {failed.error}", err=True, fg="red")
+    if result.failed and not result.job:
+        rest = "the rest is in and can be searched" if result.documents else "nothing is in"
+        many = f"{len(result.failed)} of {_count(result.documents + len(result.failed), 'document')}"
+        typer.secho(f"weft: {many} not taken in, for the reasons above; {rest}", err=True, fg="red")
 
 
 def _standard_input() -> weft.Document:
