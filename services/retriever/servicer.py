@@ -53,14 +53,14 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         """Take documents in."""
         requests = aiter(request_iterator)
         start = door.check_start(await anext(requests, None))
-        key = door.collection_key(_tenant(), start.collection, field="start.collection")
-        collection = await self._library.open_for_ingest(key)
 
         async def tell(progress: Progress) -> None:
             await context.write(pb.IngestDocumentsResponse(progress=messages.progress(progress)))
 
         documents = door.incoming(requests, self._max_document_bytes)
         try:
+            key = door.collection_key(_tenant(), start.collection, field="start.collection")
+            collection = await self._library.open_for_ingest(key)
             job = await self._receiver.run(collection, start.request_id, documents, tell, detach=start.detach)
         except WeftError:
             await door.hear_out(requests)
