@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from mesh.plugins import Url
+from mesh.settings import load, masked
 from services.retriever.embedders.none import NoEmbedder
 from services.retriever.embedding import Embedders, open_plugin
 from services.retriever.ports import Embedder, EmbedderFiles
+from services.retriever.settings import Settings
 from services.retriever.types import Vectors
 from services.retriever.workers import Workers
 from tests.support.embedding_server import EmbeddingServer, embedding_server
@@ -316,3 +318,14 @@ async def test_only_the_operators_own_may_lead_to_a_server_or_a_directory() -> N
 
 def test_a_masked_url_shows_no_password() -> None:
     assert "secret" not in str(Url.parse("openai://me:secret@host/v1?model=m&api_key=secret"))
+
+
+def test_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEFT_RETRIEVER__EMBEDDER_API_KEYS", "host.example=sk-secret, other=sk-more")
+    options = load(Settings)
+    assert options.retriever.embedder_api_keys["host.example"].get_secret_value() == "sk-secret"
+    assert "sk-" not in json.dumps(masked(options)) + repr(options)
+    monkeypatch.setenv("WEFT_RETRIEVER__EMBEDDER_API_KEYS", "sk-secret")
+    with pytest.raises(WeftError, match="host=key") as caught:
+        load(Settings)
+    assert "sk-secret" not in caught.value.message
