@@ -163,10 +163,11 @@ class Postings:
         """Scores by row, and a floor that the best ``k`` reach; below it, sums may be cut short, but for ``also``."""
         scores, floor = np.zeros(len(self.lengths), np.float32), 0.0
         norms = self._norms(query)
+        places = self.find(query.keys)
+        if self._short(scores, norms, query, places):
+            return scores, floor
         parts = [
-            (ceiling, *self._at(at))
-            for ceiling, at in zip(query.ceilings, self.find(query.keys).tolist(), strict=True)
-            if at >= 0
+            (ceiling, *self._at(at)) for ceiling, at in zip(query.ceilings, places.tolist(), strict=True) if at >= 0
         ]
         rare: Rows | None = None
         for number, (ceiling, rows, counts) in enumerate(parts):
@@ -190,6 +191,22 @@ class Postings:
             scores[rows] += _part(ceiling, counts, norms.take(rows))
         return scores, floor
 
+    def _short(self, scores: Scores, norms: Scores, query: Weighed, places: NDArray[np.int64]) -> bool:
+        """Add up all terms in one go where that are few postings, in the same order; returns whether they were few."""
+        there = np.flatnonzero(places >= 0)
+        if not len(there):
+            return True
+        firsts = self.ends[places[there]]
+        lengths = self.ends[places[there] + 1] - firsts
+        ends = lengths.cumsum()
+        if ends[-1] > _LONG:
+            return False
+        cells = np.repeat(firsts - (ends - lengths), lengths) + np.arange(ends[-1])
+        rows = self.rows[cells]
+        ceilings = np.array(query.ceilings, np.float32)[there].repeat(lengths)
+        np.add.at(scores, rows, _part(ceilings, self.counts[cells], norms.take(rows)))
+        return True
+
     def _norms(self, query: Weighed) -> NDArray[np.float32]:
         """What each row's length adds to the denominator: made once for each state of the collection."""
         kept = self._kept.get("norms")
@@ -204,11 +221,11 @@ class Postings:
         return self.rows[first:last], self.counts[first:last]
 
 
-def _part(ceiling: float, counts: NDArray[np.uint16], norms: NDArray[np.float32]) -> Scores:
+def _part(ceiling: float | Scores, counts: NDArray[np.uint16], norms: NDArray[np.float32]) -> Scores:
     """What one term gives to the rows that hold it so often. ``norms`` is spent."""
     tf: Scores = counts.astype(np.float32)
     norms += tf
-    tf *= np.float32(ceiling)
+    tf *= ceiling  # a float counts as float32 here
     tf /= norms
     return tf
 
