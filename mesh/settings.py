@@ -50,12 +50,12 @@ class ServiceSettings(BaseSettings):
     target: str = Field("xds:///{service}", description="how a service is dialled; {service} is replaced")
     store: str = Field(
         "sqlite:///.weft",
-        description="what replicas share, logs and sessions: sqlite:///DIR, postgresql://user:password@host/database "
-        "(sessions stay in a SQLite file: see WEFT_ORCHESTRATOR__SESSIONS)",
+        description="what replicas share: sqlite:///DIR, postgresql://user:password@host/database (all but sessions: "
+        "see WEFT_ORCHESTRATOR__SESSIONS)",
     )
     data_dir: str = Field(
         "",
-        description="directory of what a machine keeps for itself, such as the built-in registry; unset: the "
+        description="directory of what a machine keeps for itself: snapshots, the built-in registry; unset: the "
         "store's, where that is a directory, else .weft",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
