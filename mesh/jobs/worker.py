@@ -186,7 +186,7 @@ class Worker:
         with (
             call_context.bind(call_context.CallContext(job.tenant, job.id)),
             self._tracer.start_as_current_span(
-                f"job {job.kind}",
+                f"job.{job.kind}",
                 context=parent,
                 attributes=attributes,
                 record_exception=False,

@@ -275,6 +275,9 @@ async def test_letting_go_forgets_what_waited_and_keeps_what_was_settled(stores:
     receipt = await other.receipt(T, J)
     assert receipt is not None
     assert (receipt.count, receipt.complete) == (1, False)
+    assert await put(one, item(2)) == [True]  # of a sender that had begun just before: it may have blobs again
+    assert [place.job for place in await other.held(0, 10)] == [J, "b" * 32]
+    await one.let_go(T, J)
     await begin(other)  # sent again: what was lost goes in
     assert await put(other, item(1), item(2)) == [False, True]
     await other.complete(T, J, SENDER, 2, durable=False)

@@ -66,7 +66,11 @@ PLAIN = RETRIEVAL + PLANNING + WRITTEN
 
 EXPECTED: dict[str, Edges] = {
     "ingest": Counter(
-        ["-> app:internal:app", *call("app:internal:app", "retriever", "RetrieverService/IngestDocuments")]
+        [
+            "-> app:internal:app",
+            *call("app:internal:app", "retriever", "RetrieverService/IngestDocuments"),
+            "retriever:server:RetrieverService/IngestDocuments -> retriever:internal:job.ingest",
+        ]
     ),
     "search": Counter(["-> app:internal:app", *call("app:internal:app", "retriever", "RetrieverService/Search")]),
     "retrieval": asked("app") + PLAIN,

@@ -270,7 +270,7 @@ async def test_a_job_s_span_belongs_to_the_trace_that_asked_for_it(queue: Sqlite
     await ended(queue, name)
     task.cancel()
     await worker.close()
-    (span,) = [span for span in spans.get_finished_spans() if span.name == "job work"]
+    (span,) = [span for span in spans.get_finished_spans() if span.name == "job.work"]
     assert span.context.trace_id == asking.get_span_context().trace_id
     assert span.attributes is not None
     assert (span.attributes["weft.job"], span.attributes["weft.tenant"]) == (f"jobs/{name}", "t")

@@ -221,7 +221,7 @@ async def test_what_an_ingest_does_is_one_trace(tmp_path: Path) -> None:
     async with served(tmp_path) as retriever:
         await retriever.ingest({"a.txt": "text"})
         await ended(retriever, (await only_job(retriever)).name)
-        found = [s for s in retriever.spans.get_finished_spans() if s.name == "job ingest"]
+        found = [s for s in retriever.spans.get_finished_spans() if s.name == "job.ingest"]
         (call,) = [s for s in retriever.spans.get_finished_spans() if s.name.endswith("/IngestDocuments")]
         assert found[0].context.trace_id == call.context.trace_id
         assert found[0].parent is not None

@@ -58,7 +58,7 @@ BEGIN: Final = (
     "ON CONFLICT (tenant, job) DO UPDATE SET sender = excluded.sender, sign_s = excluded.sign_s, broken = 0, held = 1"
 )
 SIGN: Final = "UPDATE uploads SET sign_s = ? WHERE tenant = ? AND job = ? AND sender = ?"
-RECEIVED: Final = "UPDATE uploads SET sign_s = ?, count = max(count, ?) WHERE tenant = ? AND job = ?"
+RECEIVED: Final = "UPDATE uploads SET sign_s = ?, count = max(count, ?), held = 1 WHERE tenant = ? AND job = ?"
 COMPLETE: Final = "UPDATE uploads SET total = ?, broken = 0 WHERE tenant = ? AND job = ?"
 BREAK_OFF: Final = "UPDATE uploads SET broken = 1 WHERE tenant = ? AND job = ? AND sender = ? AND total IS NULL"
 TAKE: Final = "UPDATE uploads SET fence = max(fence, ?) WHERE tenant = ? AND job = ?"
