@@ -41,7 +41,7 @@ async def workshop(
     settings: Settings, runtime: Runtime, log: Log, embedders: Embedders, preparer: Preparer
 ) -> AsyncIterator[Workshop]:
     """Open the queue and the stores of uploads beside the log. On the way out, jobs under way are given back."""
-    options, url = settings.retriever, _store(settings)
+    options, url = settings.retriever, Url.parse(settings.store)
     async with AsyncExitStack() as stack:
         jobs: Jobs = await plugins.load(QUEUES, url).open(url, Limits(options.max_queued_jobs))
         stack.push_async_callback(jobs.close)
@@ -66,9 +66,3 @@ async def workshop(
         stack.push_async_callback(worker.close)
         duties = (worker.run(), watch(jobs, handlers, runtime.registry), sweep_uploads(jobs, intake, blobs))
         yield Workshop(jobs, receiver, duties)
-
-
-def _store(settings: Settings) -> Url:
-    """Where jobs and uploads are kept: the store, or this machine's directory where the store has no form of them."""
-    url = Url.parse(settings.store)
-    return url if url.scheme in plugins.available(QUEUES) else Url.parse(f"sqlite:///{settings.local_dir.absolute()}")

@@ -64,7 +64,8 @@ ON CONFLICT (tenant, job) DO UPDATE
 RETURNING *, sign_s AS now_s"""
 SIGN: Final = f"UPDATE weft_intake.uploads SET sign_s = {_NOW} WHERE tenant = $1 AND job = $2 AND sender = $3"
 RECEIVED: Final = f"""
-UPDATE weft_intake.uploads SET sign_s = {_NOW}, count = greatest(count, $3) WHERE tenant = $1 AND job = $2"""
+UPDATE weft_intake.uploads SET sign_s = {_NOW}, count = greatest(count, $3), held = true
+WHERE tenant = $1 AND job = $2"""
 COMPLETE: Final = "UPDATE weft_intake.uploads SET total = $3, broken = false WHERE tenant = $1 AND job = $2"
 BREAK_OFF: Final = """
 UPDATE weft_intake.uploads SET broken = true WHERE tenant = $1 AND job = $2 AND sender = $3 AND total IS NULL"""
