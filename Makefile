@@ -24,11 +24,12 @@ lint: $(VENV)/.dev  ## style, types, import lines, protos
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 
-bench: $(VENV)/.dev  ## measure turns, parallel tools, callers that leave and changes of routes (minutes)
+bench: $(VENV)/.dev  ## measure turns, parallel tools, callers that leave, changes of routes and the retriever (minutes)
 	$(BIN)/python -m benchmarks.turns
 	$(BIN)/python -m benchmarks.parallel
 	$(BIN)/python -m benchmarks.cancel
 	$(BIN)/python -m benchmarks.routes
+	$(BIN)/python -m benchmarks.retriever
 
 format: $(VENV)/.dev  ## let the formatters have their way
 	$(BIN)/ruff check --fix-only .

@@ -114,6 +114,7 @@ class Driver:
         shares = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
         return {
             "searches": len(self.latencies_ms),
+            "asked": self._asked,  # those of the warm-up, too
             "rate": len(self.latencies_ms) / seconds,
             **{name: percentile(times, share) for name, share in shares.items()},
             "failed": len(self.failures),
