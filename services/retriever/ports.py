@@ -68,6 +68,9 @@ class Log(Protocol):
         """Wait until the log goes beyond sequence ``after``, or so long; returns whether it does.
 
         A commit of this process ends the wait at once, one of another within some milliseconds.
+
+        Raises:
+            WeftError: STORE_CORRUPT, as ``read`` does.
         """
 
     async def read(self, after: int, max_chunks: int = READ_CHUNKS) -> Changes:

@@ -78,7 +78,8 @@ class PostgresqlLog:
             if self._end > after:
                 return True
             async with self._database.connection() as connection:
-                self._end = max(self._end, await connection.fetchval(sql.END))
+                self._end = await connection.fetchval(sql.END)
+            self._check_end(self._end, after)
             if self._end > after:
                 return True
             if (remaining_s := until_s - time.monotonic()) <= 0:
@@ -92,12 +93,15 @@ class PostgresqlLog:
             self._end = max(self._end, int(payload))
         self._moved.set()
 
+    def _check_end(self, end: int, after: int) -> None:
+        if after > end:
+            raise self._database.corrupt(f"it ends at sequence {end}, but {after} was read from it before")
+
     async def read(self, after: int, max_chunks: int = READ_CHUNKS) -> Changes:
         """A page of what changed after sequence ``after``, as it stands now."""
         async with self._database.snapshot() as connection:
             end = await connection.fetchval(sql.END)
-            if after > end:
-                raise self._database.corrupt(f"it ends at sequence {end}, but {after} was read from it before")
+            self._check_end(end, after)
             sequence, touched = await _touched(connection, after, max_chunks)
             records = await connection.fetch(sql.COLLECTIONS_BY_ID, list({row["collection_id"] for row in touched}))
             collections = {record["id"]: to_collection(record) for record in records}

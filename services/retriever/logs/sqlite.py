@@ -91,7 +91,7 @@ class SqliteLog:
         until_s = time.monotonic() + timeout_s
         while True:
             self._committed.clear()
-            if await self._read(transactions.log_end) > after:
+            if self._checked(await self._read(transactions.log_end), after) > after:
                 return True
             if (remaining_s := until_s - time.monotonic()) <= 0:
                 return False
@@ -99,12 +99,16 @@ class SqliteLog:
                 async with asyncio.timeout(min(POLL_S, remaining_s)):
                     await self._committed.wait()
 
+    def _checked(self, end: int, after: int) -> int:
+        if after > end:
+            raise _corrupt(self._path, f"it ends at sequence {end}, but {after} was read from it before")
+        return end
+
     async def read(self, after: int, max_chunks: int = READ_CHUNKS) -> Changes:
         """A page of what changed after sequence ``after``, as it stands now."""
 
         def work(db: sqlite3.Connection) -> Changes:
-            if after > (end := transactions.log_end(db)):
-                raise _corrupt(self._path, f"it ends at sequence {end}, but {after} was read from it before")
+            self._checked(transactions.log_end(db), after)
             return transactions.changes(db, after, max_chunks)
 
         return await self._read(_snapshot(work))
