@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import resource
 import shutil
@@ -191,14 +192,17 @@ async def fill(of: House, first: int, count: int) -> None:
     await of.replica.reach(Epoch(of.log.log_id, document.sequence), Deadline.after(5))
 
 
-async def test_a_replica_begins_from_the_snapshot_and_reads_the_tail(tmp_path: Path) -> None:
+async def test_a_replica_begins_from_the_snapshot_and_reads_the_tail(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     async with kept_house(tmp_path) as (one, keeper, _):
         await fill(one, 0, 20)
         assert await keeper.step()
         assert all(part.segment.path for part in one.replica.state.views[KEY].parts)
         await fill(one, 20, 5)
     async with kept_house(tmp_path) as (again, _, _):
-        assert any(part.segment.path for part in again.replica.state.views[KEY].parts)
+        assert any("began from the snapshot of sequence 21" in record.message for record in caplog.records)
         found = await again.searcher.search(Query(KEY, "w3 w22", top_k=2), Deadline.after(5))
         assert {hit.document.source for hit in found.hits} == {"3.txt", "22.txt"}
         assert again.replica.state.views[KEY].live_count == 25
