@@ -123,17 +123,19 @@ async def test_all_documents_are_found_by_the_new_embedder_on_every_replica(tmp_
 
 async def test_it_is_searched_and_changed_all_the_while_and_nothing_is_lost(tmp_path: Path) -> None:
     other = Other()
-    other.pause_s = 0.01
+    other.pause_s = 0.03
     async with (
         house(tmp_path, openers=openers(other)) as one,
         house(tmp_path, openers=openers(other)) as two,
         working(one),
     ):
         await filled(one)
+        there = await one.library.get_collection(KEY)
+        await two.replica.reach(Epoch(two.log.log_id, there.sequence), Deadline.after(5))
         job = await one.library.reindex(KEY, "other:")
         searches, expected = 0, {f"{number}.txt" for number in range(20)}
         number = 100
-        while not (there := await one.jobs.get("default", job.id) or job).state.ended:
+        while not (now := await one.jobs.get("default", job.id) or job).state.ended:
             # What an ingest does: it follows the collection to where it went.
             for source in (f"{number}.txt", f"{number % 10}.txt"):
                 made = await one.library.get_collection(KEY)
@@ -150,7 +152,7 @@ async def test_it_is_searched_and_changed_all_the_while_and_nothing_is_lost(tmp_
             searches += 1
             number += 1
             await asyncio.sleep(0.1)
-        assert there.state is JobState.SUCCEEDED, there
+        assert now.state is JobState.SUCCEEDED, now
         assert searches > 3
         new = await one.library.get_collection(KEY)
         listed = {document.source for document in await one.library.list_documents(KEY, "", 1_000)}
