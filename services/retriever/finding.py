@@ -4,24 +4,30 @@
         -> fused -> best first, ties by document and chunk -> capped per document -> hits
 
 A filter comes before all of that: what it leaves out is no candidate.
+
+Where the vectors are in a shared index (``sharing``), the same goes in two steps, ``begun`` before it is asked and
+``finished`` after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from services.retriever.fusion import candidate_count, fuse
 from services.retriever.lexicon import spans, weighted
-from services.retriever.ports import Scores, Slots
+from services.retriever.packed import Mask
+from services.retriever.ports import Place, Scores, Slots
 from services.retriever.queries import Asked
 from services.retriever.types import Hit, Query
 from services.retriever.view import View
 
 _OVER_FETCH: Final = 4  # with a cap per document, hits that fall to it need others to take their place
 _MAX_HIGHLIGHTS: Final = 64
+_MAX_NAMES: Final = 4_096  # of documents that a shared index is asked to look among
 _TELLS_NOTHING: Final = 0.3  # a word in this share of all passages is not worth a highlight
 
 
@@ -42,6 +48,66 @@ def find(view: View, query: Query, asked: Asked | None) -> tuple[Hit, ...]:
     else:
         slots, bm25 = view.search_words(words, count, allowed)
         fused = bm25
+    return _hits(view, query, words, slots, fused, cosines, bm25)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What is found without vectors, and what a shared index is to be asked."""
+
+    words: Mapping[str, float]
+    count: int  # candidates of each side
+    allowed: Mask | None
+    documents: Sequence[str] | None  # to look among; None: all, and what isn't ``allowed`` falls here
+    fetched: int  # how many to ask for at first
+    slots: Slots
+    bm25: Scores
+    places: tuple[Place, ...]  # of ``slots``
+
+
+def begun(view: View, query: Query) -> Begun:
+    """The first step: the words."""
+    words = weighted(query.text)
+    count = candidate_count(query.top_k * (_OVER_FETCH if query.max_per_document else 1))
+    allowed = None if query.filter is None else view.matching(query.filter, query.filter.matches)
+    slots, bm25 = view.search_words(words, count, allowed)
+    places = []
+    for slot in slots.tolist():
+        document, chunk = view.entry(slot)
+        places.append(Place(document.name, document.sequence, chunk.number))
+    documents, fetched = None, count
+    if allowed is not None:
+        documents = view.names(allowed, _MAX_NAMES)
+        if documents is None:
+            fetched = count * len(allowed) // max(1, int(np.count_nonzero(allowed))) + 1
+    return Begun(words, count, allowed, documents, fetched, slots, bm25, tuple(places))
+
+
+def finished(
+    view: View, query: Query, asked: Asked, start: Begun, near: Slots, near_cosines: Scores, own_cosines: Scores
+) -> tuple[Hit, ...]:
+    """The second: ``near`` passages with their cosines, and the cosines of what the words found, NaN if not known."""
+    there = set(near.tolist())
+    new = [at for at, slot in enumerate(start.slots.tolist()) if slot not in there]
+    slots = np.concatenate((near, start.slots[new]))
+    bm25 = np.concatenate((view.scores_of(start.words, near), start.bm25[new]))
+    cosines = np.concatenate((near_cosines, own_cosines[new]))
+    unknown = np.isnan(cosines)
+    filled = np.where(unknown, cosines[~unknown].mean() if not unknown.all() else np.float32(0), cosines)
+    order = np.lexsort((bm25, filled))
+    slots, cosines, bm25 = slots[order], cosines[order], bm25[order]
+    return _hits(view, query, start.words, slots, fuse(filled[order], bm25, asked.knowledge), cosines, bm25)
+
+
+def _hits(
+    view: View,
+    query: Query,
+    words: Mapping[str, float],
+    slots: Slots,
+    fused: Scores,
+    cosines: Scores | None,
+    bm25: Scores,
+) -> tuple[Hit, ...]:
     chosen = _chosen(view, query, slots, fused)
     if not query.explain:
         return tuple(Hit(*view.entry(slot), float(fused[at]), {}, ()) for at, slot in chosen)
@@ -75,7 +141,7 @@ def _chosen(view: View, query: Query, slots: Slots, scores: Scores) -> list[tupl
 
 def _parts(at: int, cosines: Scores | None, bm25: Scores) -> Mapping[str, float]:
     parts = {"lexical": float(bm25[at])}
-    if cosines is not None:
+    if cosines is not None and not np.isnan(cosines[at]):
         parts["dense"] = float(cosines[at])
     return parts
 

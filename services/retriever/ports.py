@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,20 +161,102 @@ class VectorIndex(Protocol):
 
 
 class VectorIndexes(Protocol):
-    """Makes vector indexes; what an index URL opens."""
+    """Makes the vector indexes of a replica's own segments; what an index URL opens, unless a ``SharedIndex``."""
 
     @property
     def kind(self) -> str:
         """Names the layout of ``VectorIndex.arrays``: what was kept under another can't be loaded."""
 
-    def build(self, vectors: Vectors, *, settled: bool) -> VectorIndex:
-        """An index of ``vectors``. What isn't ``settled`` is soon joined with others: it has to be made at once."""
+    def build(self, vectors: Vectors, *, settled: bool) -> VectorIndex | None:
+        """An index of ``vectors``. What isn't ``settled`` is soon joined with others: it has to be made at once.
+
+        None where replicas keep no vectors, since a ``SharedIndex`` has them.
+        """
 
     def outgrown(self, index: VectorIndex) -> bool:
         """Whether its vectors should be indexed anew, settled."""
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> VectorIndex:
         """The index whose ``arrays`` were kept; they may lie in a mapped file."""
+
+
+class Place(NamedTuple):
+    """A passage as a shared index knows it. A document that changed has another ``sequence``: other passages."""
+
+    document: str
+    sequence: int
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """What a shared index found: passages, best first, and the cosines of those that were asked about."""
+
+    places: tuple[Place, ...]
+    cosines: Scores
+    asked: Scores  # NaN where the index doesn't have the passage
+
+
+@dataclass(frozen=True, slots=True)
+class WriteLease:
+    """The right to write to a shared index for a while."""
+
+    fence: int  # grows with each that is given to another
+
+
+@runtime_checkable
+class SharedIndex(Protocol):
+    """Dense side of all collections in a store that all replicas search, in place of ``VectorIndexes``.
+
+    It follows the log at one remove: whoever holds its one lease applies the log's changes, and the index keeps with
+    them the *watermark*, the sequence that it has seen. Passages are kept by the id of a collection's incarnation,
+    never by its name: to move a collection or to make it anew needs nothing here, and what belongs to
+    one collection is no candidate in another's search. What the index holds can be made again from the log.
+
+    What a store has to be able to do: filter by document, and refuse a write under an old fence. One without
+    transactions writes the watermark last; the same changes again must do no harm.
+
+    Every method but ``close`` may raise DEPENDENCY_UNAVAILABLE or STORE_CORRUPT, at once or after a bounded time; the
+    next call tries again by itself. INVALID_FIELD says that the store is another log's, or can't be one.
+    """
+
+    async def start(self, log_id: str) -> None:
+        """Make the store's tables where they aren't there. Tells early what is wrong.
+
+        Raises:
+            WeftError: INVALID_FIELD when the store is filled from another log than this.
+        """
+
+    async def watermark(self, after: int, timeout_s: float) -> int:
+        """The sequence that the index has seen, as soon as it isn't ``after``, or so long after."""
+
+    async def search(
+        self, collection: Collection, vector: Vectors, k: int, documents: Sequence[str] | None, asked: Sequence[Place]
+    ) -> Near:
+        """The ``k`` passages nearest to the one row of ``vector``, best first, ties by document name and chunk.
+
+        Of ``documents`` alone, unless None. ``asked`` are passages whose cosines are wanted as well. All is from one
+        moment at or after the last ``watermark``. Cosines are right to about six digits. A collection that
+        isn't there yet has no passages.
+        """
+
+    async def claim(self, owner: str, lease_s: float) -> WriteLease | None:
+        """Take the lease, or prolong it; None while another owner has it."""
+
+    async def apply(self, lease: WriteLease, after: int, changes: Changes) -> bool:
+        """Apply what changed after sequence ``after``, all of it or nothing, and set the watermark to the page's end.
+
+        False, and nothing is done, where the lease went to another or the watermark isn't ``after``.
+        """
+
+    async def clear(self, lease: WriteLease) -> bool:
+        """Forget everything and begin at sequence 0: the log lost what had been applied. False as in ``apply``."""
+
+    async def give_up(self, lease: WriteLease) -> None:
+        """Let another have the lease now."""
+
+    async def close(self) -> None:
+        """Let go of the store."""
 
 
 class Embedder(Protocol):

@@ -9,8 +9,8 @@ small ones whose query is embedded already: those are over before a thread would
 Answers are remembered by the collection's state (``View.version``), the query and all its options, so a change of
 the collection makes all of them pass, and ``min_epoch`` holds for a remembered answer as for a new one. Of identical
 searches at once one finds, the others wait for it; if its caller goes away, one of them goes on. Where the
-collection's embedder is not to be had in time, the words alone answer, and the answer says so; such an answer
-is neither remembered nor shared.
+collection's embedder or a shared index (``sharing``) is not to be had in time, the words alone answer, and the
+answer says so; such an answer is neither remembered nor shared.
 
 Errors: COLLECTION_NOT_FOUND; EPOCH_FOREIGN and EPOCH_NOT_REACHED; OVERLOADED when too many searches wait.
 """
@@ -29,7 +29,8 @@ from services.retriever.ports import Embedder, Reranker
 from services.retriever.queries import Asked, QueryVectors, ask
 from services.retriever.replica import Replica
 from services.retriever.reranking import deepened, reranked
-from services.retriever.types import CollectionKey, Found, Hit, Lack, Query
+from services.retriever.sharing import SharedSide
+from services.retriever.types import CollectionKey, Epoch, Found, Hit, Lack, Query
 from services.retriever.view import View
 from services.retriever.workers import Workers
 from weft.errors import Reason, WeftError, error
@@ -53,9 +54,10 @@ class Searcher:
         workers: Workers,
         vectors: QueryVectors,
         reranker: Reranker | None = None,
+        shared: SharedSide | None = None,
     ) -> None:
         self._replica, self._embedders, self._workers, self._vectors = replica, embedders, workers, vectors
-        self._reranker = reranker
+        self._reranker, self._shared = reranker, shared
         self._answers: Lru[Hashable, tuple[Hit, ...]] = Lru(MAX_ANSWERS, MAX_ANSWERS_BYTES)
         self._being_found: dict[Hashable, asyncio.Future[tuple[Hit, ...] | None]] = {}
 
@@ -68,6 +70,12 @@ class Searcher:
         if view is None:
             raise unknown_collection(query.key)
         key = _key(view, query)
+        if self._shared is not None and view.collection.dimension:
+            if query.min_epoch is not None and not await self._shared.reach(query.min_epoch.sequence, deadline):
+                return Found(*await self._find(None, view, query, deadline, alone=True), epoch)
+            epoch = Epoch(epoch.log_id, min(epoch.sequence, self._shared.sequence))
+            if self._shared.sequence < view.collection.sequence:  # not all is there yet: not to be remembered
+                return Found(*await self._find(None, view, query, deadline), epoch)
         if not query.allow_cached:
             return Found(*await self._find(key, view, query, deadline), epoch)
         while True:
@@ -96,13 +104,19 @@ class Searcher:
             shared.set_result(hits)
 
     async def _find(
-        self, key: Hashable, view: View, query: Query, deadline: Deadline
+        self, key: Hashable | None, view: View, query: Query, deadline: Deadline, *, alone: bool = False
     ) -> tuple[tuple[Hit, ...], tuple[Lack, ...]]:
-        hits, lacks = await self._fused(view, deepened(query) if query.rerank else query, deadline)
+        """Find, and remember under ``key``. ``alone``: the shared index is away, and the words have to do."""
+        deep = deepened(query) if query.rerank else query
+        lacks: tuple[Lack, ...]
+        if alone and self._shared is not None:
+            hits, lacks = await self._workers.run(find, view, deep, None), (self._shared.lack(),)
+        else:
+            hits, lacks = await self._fused(view, deep, deadline)
         if query.rerank:
             hits, missing = await reranked(self._reranker, self._workers, query, hits, deadline)
             lacks += missing
-        if not lacks:
+        if not lacks and key is not None:
             self._remember(key, hits)
         return hits, lacks
 
@@ -111,12 +125,20 @@ class Searcher:
         asked: Asked | None = None
         if embedder is not None:
             asked = self._vectors.known(embedder, query.text)
+            if asked is None and embedder.query_batch == 1 and self._shared is not None:
+                asked = await self._workers.run(ask, embedder, query.text)
+                self._vectors.keep(embedder, query.text, asked)
             if asked is None and embedder.query_batch == 1:
                 made, hits = await self._workers.run(_ask_and_find, view, query, embedder)
                 self._vectors.keep(embedder, query.text, made)
                 return hits, ()
             if asked is None:
                 asked, lacks = await self._asked(embedder, query.text, deadline)
+        if asked is not None and self._shared is not None and view.collection.dimension:
+            far, lacks = await self._shared.find(view, query, asked, deadline)
+            if far is not None:
+                return far, ()
+            asked = None
         if view.size <= _INLINE_SLOTS and query.filter is None:
             hits = find(view, query, asked)
         else:

@@ -159,6 +159,14 @@ class Segment:
         """What orders rows across segments: the document's name and the chunk's number."""
         return self.documents.names.raw(int(self.chunks.documents[row])), int(self.chunks.numbers[row])
 
+    def row_of(self, number: int, sequence: int, chunk: int) -> int | None:
+        """The row of a document's chunk; None where the document is of another sequence."""
+        if self.documents[number].sequence != sequence:
+            return None
+        first, last = self.documents.firsts[number : number + 2].tolist()
+        row = first + int(self.chunks.numbers[first:last].searchsorted(chunk))
+        return row if row < last and self.chunks.numbers[row] == chunk else None
+
     def mapped(self, other: Segment) -> Segment:
         """``other``, which has the same rows in a file, with what this one remembers."""
         return replace(other, _masks=self._masks)

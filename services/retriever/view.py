@@ -29,7 +29,7 @@ from services.retriever.cosines import cosines
 from services.retriever.joining import tidied
 from services.retriever.packed import Mask, Rows
 from services.retriever.part import Part
-from services.retriever.ports import Scores, Slots, StoredDocument, VectorIndexes
+from services.retriever.ports import Place, Scores, Slots, StoredDocument, VectorIndexes
 from services.retriever.segment import Entry, build, name_keys
 from services.retriever.types import Collection, Document, Vectors
 
@@ -152,6 +152,33 @@ class View:
         """
         masks = [part.segment.matching(key, predicate) for part in self.parts]
         return np.concatenate(masks) if masks else np.zeros(0, np.bool_)
+
+    def names(self, allowed: Mask, most: int) -> list[str] | None:
+        """Names of the documents that ``allowed`` rows which stand are of; None where they are more than ``most``."""
+        found: list[str] = []
+        for part, mask in self._masked(allowed):
+            numbers = np.unique(part.segment.chunks.documents[mask])
+            if len(found) + len(numbers) > most:
+                return None
+            found += [part.segment.documents.names[number] for number in numbers.tolist()]
+        return found
+
+    def slots_of(self, places: Sequence[Place]) -> Slots:
+        """Where passages stand; -1 for those that don't stand here, or not in that version."""
+        names = list({place.document for place in places})
+        keys = name_keys(names)
+        homes: dict[str, tuple[Part, int, int]] = {}
+        for part, first in zip(self.parts, self.firsts, strict=False):
+            for number in part.segment.documents.find(names, keys):
+                if part.documents is None or part.documents[number]:
+                    homes[part.segment.documents.names[number]] = (part, first, number)
+        slots = np.full(len(places), -1, np.int32)
+        for at, place in enumerate(places):
+            if place.document in homes:
+                part, first, number = homes[place.document]
+                row = part.segment.row_of(number, place.sequence, place.chunk)
+                slots[at] = -1 if row is None else first + row
+        return slots
 
     def share(self, term: str) -> float:
         """The share of passages that hold ``term``: 1 for a word that tells nothing apart."""

@@ -14,18 +14,20 @@ from mesh.app import Runtime
 from mesh.jobs import service
 from mesh.plugins import Url
 from mesh.server import Binding
+from services.retriever.applying import Applier
 from services.retriever.embedding import Embedders, open_plugin
 from services.retriever.keeping import Keeper
 from services.retriever.library import Library
 from services.retriever.merging import Merger
 from services.retriever.parsing import Parsers
-from services.retriever.ports import EmbedderFiles, Log, VectorIndexes
+from services.retriever.ports import EmbedderFiles, Log, SharedIndex, VectorIndexes
 from services.retriever.preparing import Preparer
 from services.retriever.queries import QueryVectors
 from services.retriever.replica import Replica
 from services.retriever.search import Searcher
 from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import LOGS, RERANKERS, Settings
+from services.retriever.sharing import Elsewhere, SharedSide
 from services.retriever.sweeping import sweep_log
 from services.retriever.workers import Workers
 from services.retriever.workshop import workshop
@@ -65,8 +67,14 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         embedders = Embedders(options.embedder, opener, ingesting, options.embedders)
         stack.callback(embedders.close)
         index_url = Url.parse(options.index)
-        indexes: VectorIndexes = plugins.load("services.retriever.indexes", index_url).open(index_url)
-        replica = Replica(log, indexes, applying)
+        index: VectorIndexes | SharedIndex = plugins.load("services.retriever.indexes", index_url).open(index_url)
+        shared: SharedSide | None = None
+        if isinstance(index, SharedIndex):
+            shared = SharedSide(index, searching)
+            stack.push_async_callback(index.close)
+            stack.push_async_callback(shared.close)
+            await shared.start(log.log_id)
+        replica = Replica(log, Elsewhere() if isinstance(index, SharedIndex) else index, applying)
         await _open_default(embedders)
         keeper = Keeper(settings.local_dir / "snapshots", log.log_id, replica, keeping, runtime.registry)
         stack.callback(keeper.close)
@@ -74,11 +82,14 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         await replica.load()
         preparer = Preparer(log, ingesting, parsers)
         shop = await stack.enter_async_context(workshop(settings, runtime, log, embedders, preparer))
-        for duty in (replica.follow(), Merger(replica, merging).run(), keeper.run(), sweep_log(log), *shop.duties):
+        duties = [replica.follow(), Merger(replica, merging).run(), keeper.run(), sweep_log(log), *shop.duties]
+        if shared is not None and isinstance(index, SharedIndex):
+            duties += [shared.follow(), Applier(log, index).run()]
+        for duty in duties:
             stack.push_async_callback(_cancelled, _own(asyncio.create_task(duty), runtime))
         servicer = RetrieverServicer(
             Library(log, replica, embedders, shop.jobs),
-            Searcher(replica, embedders, searching, vectors, reranker),
+            Searcher(replica, embedders, searching, vectors, reranker, shared),
             shop.receiver,
             log.log_id,
             options.max_document_bytes,

@@ -89,6 +89,16 @@ class PostgresqlServer:
         await self.run(f"CREATE DATABASE {name} {options}")
         return self.url(name)
 
+    async def make_index(self) -> str:
+        """Make a database for a shared index; returns its URL for WEFT_RETRIEVER__INDEX."""
+        available = await self.run("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'")
+        if not available:
+            reason = "this PostgreSQL lacks pgvector (.ci/install-postgresql DIR gets both)"
+            if os.environ.get("CI") == "true":
+                pytest.fail(reason)
+            pytest.skip(reason)
+        return (await self.make_database()).replace("postgresql:", "pgvector:", 1)
+
     async def run(self, statement: str, database: str = "postgres") -> list[Any]:
         """Run a statement as the administrator that a test sometimes is."""
         connection = await asyncpg.connect(self.url(database), timeout=10)

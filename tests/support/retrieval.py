@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mesh import plugins
 from mesh.jobs import Jobs, Limits
 from mesh.jobs.queues import sqlite as queues
 from mesh.plugins import Url
+from services.retriever.applying import Applier
 from services.retriever.chunking import chunk
 from services.retriever.embedders.none import NoEmbedder
 from services.retriever.embedding import Embedders
@@ -22,10 +24,11 @@ from services.retriever.lexicon import terms
 from services.retriever.library import Library
 from services.retriever.logs import sqlite
 from services.retriever.parsers import text as text_parser
-from services.retriever.ports import Embedder, Log, VectorIndexes
+from services.retriever.ports import Embedder, Log, SharedIndex, VectorIndexes
 from services.retriever.queries import QueryVectors
 from services.retriever.replica import Replica
 from services.retriever.search import Searcher
+from services.retriever.sharing import Elsewhere, SharedSide
 from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors, document_name
 from services.retriever.workers import Workers
 from weft.errors import Reason, error
@@ -98,14 +101,22 @@ async def put(log: Log, collection: Collection, source: str, text: str, embedder
 class House:
     """The domain of one replica over a log."""
 
-    def __init__(self, log: Log, jobs: Jobs, embedder: str, openers: Mapping[str, Callable[[], Embedder]]) -> None:
-        self.log, self.jobs = log, jobs
+    def __init__(
+        self,
+        log: Log,
+        jobs: Jobs,
+        embedder: str,
+        openers: Mapping[str, Callable[[], Embedder]],
+        index: VectorIndexes | SharedIndex,
+    ) -> None:
+        self.log, self.jobs, self.index = log, jobs, index
         self.workers = Workers("test", 2, 200)
-        self.replica = Replica(log, indexes(), self.workers)
+        self.shared = SharedSide(index, self.workers) if isinstance(index, SharedIndex) else None
+        self.replica = Replica(log, Elsewhere() if isinstance(index, SharedIndex) else index, self.workers)
         self.embedders = Embedders(embedder, partial(opener, openers), self.workers)
         self.library = Library(log, self.replica, self.embedders, jobs)
         self.vectors = QueryVectors(self.workers)
-        self.searcher = Searcher(self.replica, self.embedders, self.workers, self.vectors)
+        self.searcher = Searcher(self.replica, self.embedders, self.workers, self.vectors, shared=self.shared)
 
 
 @asynccontextmanager
@@ -114,20 +125,34 @@ async def house(
     embedder: str = "bag:",
     openers: Mapping[str, Callable[[], Embedder]] = OPENERS,
     begin: Callable[[House], Awaitable[None]] | None = None,
+    index: str = "faiss:",
+    applies: bool = True,
 ) -> AsyncIterator[House]:
-    """A replica over the store in ``place``, following its log, after ``begin``. Open two for two replicas."""
+    """A replica over the store in ``place``, following its log, after ``begin``. Open two for two replicas.
+
+    ``applies``: it may take the lease of a shared ``index``.
+    """
     log = await sqlite.open_file(place / "log.db")
     jobs = await queues.open_file(place / "jobs.db", Limits(lease_s=1.0))
-    built = House(log, jobs, embedder, openers)
+    opened = plugins.load("services.retriever.indexes", Url.parse(index)).open(Url.parse(index))
+    built = House(log, jobs, embedder, openers, opened)
     if begin is not None:
         await begin(built)
     await built.replica.load()
-    following = asyncio.create_task(built.replica.follow())
+    duties = [built.replica.follow()]
+    if built.shared is not None:
+        await built.shared.start(log.log_id)
+        duties += [built.shared.follow(), *([Applier(log, opened).run()] if applies else [])]
+    tasks = [asyncio.create_task(duty) for duty in duties]
     try:
         yield built
     finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if built.shared is not None:
+            await built.shared.close()
+            await opened.close()
         await built.vectors.close()
         await jobs.close()
         await log.close()
