@@ -6,7 +6,8 @@ Collections are synthetic (benchmarks/filling.py): Zipf's words, clustered vecto
 the change log's port and joined into segments as a replica does. The service is a real process in a real mesh
 (control plane, registry, collector of traces); only its embedder is ``synthetic:``, so that searching is measured and
 not a model. **Direct** is ``finding.find``, the one domain call behind a search, on the same segments from the same
-files, on as many threads as the service has, nothing around it: no wire, no event loop, no process that asks.
+files, on one thread or as many as the service has, whichever does more; nothing around it: no wire, no event loop,
+no process that asks.
 
 Rates are of 50 callers in closed loop with ``allow_cached=false``, direct and service in alternating rounds; the load
 runs in a process of its own on the same processors and counts against the service. Then, at the size that floors
@@ -177,7 +178,7 @@ def load(service: Hosted, questions: Path, seconds: float, *how: str) -> dict[st
 
 def table(title: str, *columns: str) -> Table:
     """A table whose first column says what a row is of."""
-    made = Table(title=title, title_justify="left", padding=(0, 0, 0, 1))
+    made = Table(title=title, title_justify="left", padding=0, pad_edge=False)
     for number, column in enumerate(columns):
         made.add_column(column, justify="right" if number else "left")
     return made
@@ -186,8 +187,8 @@ def table(title: str, *columns: str) -> Table:
 def show_sizes(rows: Sequence[dict[str, Any]]) -> None:
     """How cost grows with the collection."""
     rates = table(
-        f"{CALLERS} callers, closed loop, nothing cached (alone: one caller)",
-        "passages", "seg-\nments", "direct\n/s", "service\n/s", "ratio", "direct\ncpu-ms", "service\ncpu-ms",
+        f"searches a second, {CALLERS} callers, closed loop, nothing cached (alone: one caller)",
+        "passages", "parts", "direct", "service", "ratio", "direct\ncpu-ms", "service\ncpu-ms",
         "P50\nms", "P99\nms", "alone\nP50", "alone\nP99",
     )  # fmt: skip
     costs = table(
@@ -222,7 +223,7 @@ def show_loads(row: dict[str, Any]) -> None:
         "open": "open loop at 60 % of the rate",
         "cached": f"one question, cached, {CALLERS} callers",
         "cached_open": "the same, open loop at 60 % of that",
-        "cached_beside": "the same beside uncached ones at 60 %",
+        "cached_beside": "that question beside the first row",
     }
     for name, label in labels.items():
         one = row[name]
