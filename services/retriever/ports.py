@@ -192,6 +192,7 @@ class Place(NamedTuple):
 class Near:
     """What a shared index found: passages, best first, and the cosines of those that were asked about."""
 
+    sequence: int  # the watermark of the moment that all of it is from
     places: tuple[Place, ...]
     cosines: Scores
     asked: Scores  # NaN where the index doesn't have the passage
@@ -236,8 +237,8 @@ class SharedIndex(Protocol):
         """The ``k`` passages nearest to the one row of ``vector``, best first, ties by document name and chunk.
 
         Of ``documents`` alone, unless None. ``asked`` are passages whose cosines are wanted as well. All is from one
-        moment at or after the last ``watermark``. Cosines are right to about six digits. A collection that
-        isn't there yet has no passages.
+        moment, or its ``sequence`` is the earliest of them. Cosines are right to about six digits. A collection
+        that isn't there yet has no passages.
         """
 
     async def claim(self, owner: str, lease_s: float) -> WriteLease | None:

@@ -43,7 +43,11 @@ def known_scheme(value: str, package: str) -> str:
 class RetrieverOptions(BaseModel):
     """What the retriever reads for itself."""
 
-    index: str = Field("faiss:", description="dense index of every collection: faiss:")
+    index: str = Field(
+        "faiss:",
+        description="dense index of every collection: faiss: in each replica, "
+        "or shared: pgvector://user:password@host/database",
+    )
     embedder: str = Field(
         "minilm:", description="embedder of new collections: minilm:, none:, onnx:///path, openai://…"
     )

@@ -144,6 +144,7 @@ class SharedSide:
         """The hits of ``query``; None, and why, where the index did not answer."""
         if self.away:
             return None, (self.lack(),)
+        claimed = self.sequence
         until_s = time.monotonic() + max(0.0, min(PATIENCE_S, deadline.remaining_s() * _SHARE))
         start = await self._workers.run(begun, view, query)
         wanted = start.fetched
@@ -153,6 +154,12 @@ class SharedSide:
                     self._index.search(view.collection, asked.vector, wanted, start.documents, start.places),
                     until_s - time.monotonic(),
                 )
+                if near.sequence < claimed:
+                    self.sequence = near.sequence
+                    raise error(
+                        Reason.DEPENDENCY_UNAVAILABLE,
+                        f"it had reached sequence {claimed} and is at {near.sequence}: it is being filled anew",
+                    )
                 slots = await self._workers.run(view.slots_of, near.places)
                 stands = slots >= 0
                 if start.allowed is not None:

@@ -44,7 +44,8 @@ HOLD: Final = "SELECT sequence FROM weft_index.state WHERE fence = $1 AND owner 
 MOVE: Final = "UPDATE weft_index.state SET sequence = $1"
 NOTIFY: Final = f"NOTIFY {CHANNEL}"
 
-IS_KNOWN: Final = "SELECT true FROM weft_index.collections WHERE id = $1"
+IS_KNOWN: Final = """SELECT sequence, EXISTS (SELECT FROM weft_index.collections WHERE id = $1) AS known
+    FROM weft_index.state"""
 KNOWN: Final = "SELECT id FROM weft_index.collections"
 ADD: Final = "INSERT INTO weft_index.collections (id, tenant, dimension) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
 REMOVE: Final = "DELETE FROM weft_index.collections WHERE id = ANY($1::bigint[]) RETURNING id"
@@ -85,12 +86,17 @@ def put(collection_id: int) -> str:
 
 
 def search(collection_id: int, *, filtered: bool) -> str:
-    """Nearest passages, and after them, with ``near`` false, those asked about. ``<#>`` is the negative product."""
+    """Nearest passages, with ``near`` false those asked about, and with NULL the watermark as ``sequence``.
+
+    ``<#>`` is the negative inner product.
+    """
     where = "WHERE document = ANY($6::text[])" if filtered else ""
     return f"""SELECT true AS near, document, sequence, chunk, distance FROM (
             SELECT document, sequence, chunk, vector <#> $1::real[]::vector AS distance
             FROM {table(collection_id)} {where} ORDER BY distance, document, chunk LIMIT $2
         ) AS nearest
+        UNION ALL
+        SELECT NULL, NULL, sequence, NULL, NULL FROM weft_index.state
         UNION ALL
         SELECT false, document, sequence, chunk, vector <#> $1::real[]::vector
         FROM unnest($3::text[], $4::bigint[], $5::int[]) AS asked (document, sequence, chunk)

@@ -94,10 +94,12 @@ class PgvectorIndex:
             try:
                 rows = await connection.fetch(statement, *values)
             except asyncpg.UndefinedTableError:
-                if await connection.fetchval(sql.IS_KNOWN, collection.id):
-                    raise
-                rows = []
-        return _near(rows, asked)
+                now = await connection.fetchrow(sql.IS_KNOWN, collection.id)
+                if now is not None and not now["known"]:
+                    return _near([], now["sequence"], asked)
+                rows = await connection.fetch(statement, *values)  # it came a moment ago, or is damaged
+        (sequence,) = (row["sequence"] for row in rows if row["near"] is None)
+        return _near([row for row in rows if row["near"] is not None], sequence, asked)
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -243,7 +245,7 @@ def _rows(stored: StoredDocument) -> list[tuple[str, int, int, list[float]]]:
     ]
 
 
-def _near(rows: Sequence[Any], asked: Sequence[Place]) -> Near:
+def _near(rows: Sequence[Any], sequence: int, asked: Sequence[Place]) -> Near:
     found: list[tuple[float, bytes, Place]] = []
     known: dict[Place, float] = {}
     for row in rows:
@@ -254,6 +256,7 @@ def _near(rows: Sequence[Any], asked: Sequence[Place]) -> Near:
             known[place] = -row["distance"]
     found.sort(key=lambda one: (one[0], one[1], one[2].chunk))
     return Near(
+        sequence,
         tuple(place for _, _, place in found),
         np.array([-distance for distance, _, _ in found], np.float32),
         np.array([known.get(place, np.nan) for place in asked], np.float32),
