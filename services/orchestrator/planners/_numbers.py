@@ -24,7 +24,7 @@ _TENS: Final = {
 }
 _SCALES: Final = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 _ANY: Final = "|".join((*_UNITS, *_TENS, "hundred", *_SCALES))
-IN_WORDS: Final = re.compile(rf"\b(?:{_ANY})\b(?:(?:[ -]| and )(?:{_ANY})\b)*+")
+IN_WORDS: Final = re.compile(rf"\b(?:{_ANY})\b(?>(?:(?:[ -]| and )(?:{_ANY})\b)*)")
 _IN_DIGITS: Final = re.compile(r"[-−]? ?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-−]? ?\.\d+")
 _ARTICLES: Final = {"a": Decimal(1), "an": Decimal(1), "half a": Decimal("0.5"), "half an": Decimal("0.5")}
 _AND_A_HALF: Final = " and a half"

@@ -2,7 +2,8 @@
 
 A planner searches these in text that strangers wrote, with white space collapsed to single blanks.
 Python's regular expressions have no time limit, so nothing here may backtrack much: repeats are
-possessive (``*+``, ``++``, ``?+``) or bounded, and alternatives begin differently.
+possessive (``*+``, ``++``, ``?+``) or bounded, and alternatives begin differently. A group is repeated within an
+atomic one, ``(?>(?:…)?)``, and not by ``(?:…)?+``, which Python before 3.11.5 matches wrongly (python/cpython#106052).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ def any_of(*words: str) -> str:
 
 
 # -- numbers ------------------------------------------------------------------------------------------
-DIGITS: Final = r"(?:\d++(?:,\d{3}(?!\d))*+(?:\.\d++)?+|\.\d++)"
+DIGITS: Final = r"(?:\d++(?>(?:,\d{3}(?!\d))*)(?>(?:\.\d++)?)|\.\d++)"
 _LARGE: Final = ("hundred", "thousand", "million", "billion")
 _WORD: Final = (
     r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen"
@@ -24,8 +25,8 @@ _WORD: Final = (
     rf"|{'|'.join(_LARGE)})\b"
 )
 _AFTER_LARGE: Final = "(?:" + "|".join(f"(?<={word})" for word in _LARGE) + ") and "
-WORDS: Final = rf"\b{_WORD}(?:(?:[ -]|{_AFTER_LARGE}){_WORD}){{0,9}}+"  # "two hundred and five"
-NUMBER: Final = rf"(?:[-−]?{DIGITS}|{WORDS})(?: and a half\b)?+"
+WORDS: Final = rf"\b{_WORD}(?>(?:(?:[ -]|{_AFTER_LARGE}){_WORD}){{0,9}})"  # "two hundred and five"
+NUMBER: Final = rf"(?:[-−]?{DIGITS}|{WORDS})(?>(?: and a half\b)?)"
 AMOUNT: Final = rf"(?:{NUMBER}|(?:half )?an?(?= \w\w))"  # "3", "three", "a week" but not "a C"
 # What a question with a number holds, but for "one", which is more often no number; a ``hint`` begins with it.
 ANY_NUMBER: Final = rf"\d|\b(?!one\b){_WORD}|[〇零一二两三四五六七八九十百千万]"
@@ -47,21 +48,22 @@ BEGIN: Final = (
 )
 ASK: Final = (
     r"\b(?:what(?:['’]?s| is| are| was| will be| would be| about)|how about|how much (?:is|are|would be)|what number is"
-    r"|(?:calculate|compute|evaluate|solve|work out|figure out|tell me|give me|find)(?: what(?:['’]?s| is))?+)"
-    r"(?: the (?:result|value|answer) (?:of|to|for))?+ "
+    r"|(?:calculate|compute|evaluate|solve|work out|figure out|tell me|give me|find)(?>(?: what(?:['’]?s| is))?))"
+    r"(?>(?: the (?:result|value|answer) (?:of|to|for))?) "
 )
 
 # -- days ---------------------------------------------------------------------------------------------
 _MONTH: Final = (
-    r"(?:jan(?:uary)?+|feb(?:ruary)?+|mar(?:ch)?+|apr(?:il)?+|may|june?+|july?+|aug(?:ust)?+|sept?+(?:ember)?+"
-    r"|oct(?:ober)?+|nov(?:ember)?+|dec(?:ember)?+)\b\.?+"
+    r"(?:jan(?>(?:uary)?)|feb(?>(?:ruary)?)|mar(?>(?:ch)?)|apr(?>(?:il)?)|may|june?+|july?+|aug(?>(?:ust)?)|sept?+"
+    r"(?>(?:ember)?)"
+    r"|oct(?>(?:ober)?)|nov(?>(?:ember)?)|dec(?>(?:ember)?))\b\.?+"
 )
-_DAY: Final = r"(?:3[01]|[12]\d|0?[1-9])(?:st|nd|rd|th)?+\b"
-_YEAR: Final = r"(?:,? (?:\d{4}|(?:this|next|last) year)\b)?+"
+_DAY: Final = r"(?:3[01]|[12]\d|0?[1-9])(?>(?:st|nd|rd|th)?)\b"
+_YEAR: Final = r"(?>(?:,? (?:\d{4}|(?:this|next|last) year)\b)?)"
 WEEKDAY: Final = r"(?:mon|tues|wednes|thurs|fri|satur|sun)day\b"
 _HOLIDAY: Final = (
-    r"(?:christmas(?: eve| day)?+|xmas|boxing day|new year['’]?s eve|new year(?:['’]?s)?+(?: day)?+|halloween"
-    r"|valentine['’]?s(?: day)?+|(?:the )?end of (?:the|this|next) year)\b"
+    r"(?:christmas(?>(?: eve| day)?)|xmas|boxing day|new year['’]?s eve|new year(?>(?:['’]?s)?)(?>(?: day)?)|halloween"
+    r"|valentine['’]?s(?>(?: day)?)|(?:the )?end of (?:the|this|next) year)\b"
 )
 _RELATIVE: Final = r"(?:the day (?:after tomorrow|before yesterday)|today|tomorrow|yesterday)\b"
 DATE: Final = (

@@ -11,12 +11,12 @@ from services.tools.types import BadArgument, Context, Example, Output, Pattern,
 
 # An expression in a sentence: operands and operators in turn, so that "5-4-3 rule" or a list of scores
 # is taken as a whole or not at all.
-_CALL: Final = rf"{any_of(*FUNCTION_NAMES)} ?\((?:[^()]++|\([^()]*+\))++\)"
+_CALL: Final = rf"{any_of(*FUNCTION_NAMES)} ?\((?>(?:[^()]++|\([^()]*+\))+)\)"
 _ROOT: Final = rf"(?:(?:the )?(?:(?:(?:square |cube )?root|sqrt) of) (?:{DIGITS}|{WORDS})|√ ?{DIGITS})"
 _OPERAND: Final = (
-    rf"\(*+(?:[-−]|negative |minus )?+[$€£]?+(?:{DIGITS}|{WORDS}|{_CALL}|{_ROOT}|pi\b|π)"
-    r"(?:\s?%(?!\s?[\d(.])| percent\b| squared\b| cubed\b"
-    r"|(?: raised)?+ to the \d{1,3}(?:st|nd|rd|th)\b(?: power\b)?+)?+\)*+"
+    rf"\(*+(?>(?:[-−]|negative |minus )?)[$€£]?+(?:{DIGITS}|{WORDS}|{_CALL}|{_ROOT}|pi\b|π)"
+    r"(?>(?:\s?%(?!\s?[\d(.])| percent\b| squared\b| cubed\b"
+    r"|(?>(?: raised)?) to the \d{1,3}(?:st|nd|rd|th)\b(?>(?: power\b)?))?)\)*+"
 )
 _WORD_OPERATOR: Final = any_of(
     "plus",
@@ -37,36 +37,36 @@ _WORD_OPERATOR: Final = any_of(
     "added to",
 )
 _OPERATOR: Final = rf"(?:\*\*|[-+*/×÷·^%−–]|x(?=\s?[\d(])|{_WORD_OPERATOR}\b|[加减乘除]以?|的)"
-_EXPRESSION: Final = rf"{_OPERAND}(?:\s?{_OPERATOR}\s?{_OPERAND})*+"
+_EXPRESSION: Final = rf"{_OPERAND}(?>(?:\s?{_OPERATOR}\s?{_OPERAND})*)"
 _EVENLY: Final = "(?:evenly |equally |fairly )?"
 _AMONG: Final = "(?:between|among|amongst|across|into|by)"
 # Unmistakable without being asked for: no score ("2-1"), date ("9/11") or range has these.
 _PLAIN_SUM: Final = (
-    rf"{_OPERAND}(?:(?:\s?(?:\*\*|[+*×÷^])\s?| [-−/] |(?:(?<=%)|(?<=percent)) of | {any_of('plus', 'times')} "
-    rf"| (?:multiplied|divided) by ){_OPERAND})++"
+    rf"{_OPERAND}(?>(?:(?:\s?(?:\*\*|[+*×÷^])\s?| [-−/] |(?:(?<=%)|(?<=percent)) of | {any_of('plus', 'times')} "
+    rf"| (?:multiplied|divided) by ){_OPERAND})+)"
 )
 # "24/7", "9/11", dates and years that only look like sums
 _NO_SUM: Final = (
     r"(?!(?:24/7|9/11|7/7|50/50|\d{4}-\d\d?-\d\d?|\d\d?/\d\d?/\d\d(?:\d\d)?|(?:1\d|20)\d\d[-–](?:1\d|20)?\d\d)\b)"
 )
 _SUM_OF: Final = rf"[$€£]?{NUMBER}"  # of money, or of anything
-_CURRENCY: Final = "(?: (?:dollars|euros|pounds|bucks))?+"
-_LIST: Final = rf"{_SUM_OF}(?:(?:, (?:and |or )?| and | & | or ){_SUM_OF})++"
+_CURRENCY: Final = "(?>(?: (?:dollars|euros|pounds|bucks))?)"
+_LIST: Final = rf"{_SUM_OF}(?>(?:(?:, (?:and |or )?| and | & | or ){_SUM_OF})+)"
 _SHARE: Final = rf"{NUMBER} ?(?:%|percent)"
 _MOST: Final = any_of("maximum", "max", "largest", "biggest", "highest", "greatest")
 _LEAST: Final = any_of("minimum", "min", "smallest", "lowest", "least")
 # "… and add 7", but not "… and add 7 to 8"
 _THEN: Final = (
-    r"(?:,? (?:and|then|and then) (?:add|subtract|(?:multiply|divide)(?: (?:it|that|this|them|the result))? by)"
-    rf" {NUMBER}(?!,? (?:to|from|and|\d)))?+"
+    r"(?>(?:,? (?:and|then|and then) (?:add|subtract|(?:multiply|divide)(?: (?:it|that|this|them|the result))? by)"
+    rf" {NUMBER}(?!,? (?:to|from|and|\d)))?)"
 )
 _PLACES: Final = rf"(?:{NUMBER} (?:decimals?|digits|(?:decimal )?places?)|the nearest (?:integer|whole number))"
 # Told to reckon. In several groups: a planner takes no pattern beyond a certain length.
 _VERBS: Final = (
     rf"(?:multiply {NUMBER} (?:by|with|and|times)|divide {_SUM_OF} by) {NUMBER}{_THEN}",
-    rf"(?:subtract|take|deduct)(?: away)? {_SUM_OF}(?: ?%| percent\b)?+(?: away)? from {_SUM_OF}{_THEN}",
+    rf"(?:subtract|take|deduct)(?: away)? {_SUM_OF}(?>(?: ?%| percent\b)?)(?: away)? from {_SUM_OF}{_THEN}",
     rf"add (?:{_SHARE}(?: [a-z]{{3,12}}+){{0,2}}?|{_SUM_OF}) to {_SUM_OF}{_THEN}",
-    rf"(?:(?:add|sum|total)(?: up| together)?+|average) {_LIST}{_THEN}",
+    rf"(?:(?:add|sum|total)(?>(?: up| together)?)|average) {_LIST}{_THEN}",
     rf"raise {NUMBER} to the (?:power (?:of )?{NUMBER}|\d{{1,3}}(?:st|nd|rd|th) power)",
     rf"(?:(?:increase|raise|reduce|decrease|lower|cut|discount) {_SUM_OF} by {_SHARE}"
     rf"|(?:take|knock|get) {_SHARE} off(?: of)? {_SUM_OF})",
@@ -74,7 +74,7 @@ _VERBS: Final = (
 )
 # What is asked for by its name
 _NOUNS: Final = (
-    rf"(?:sum|total|product|average|mean|{_MOST}|{_LEAST})(?: (?:number|value|one))?+ "
+    rf"(?:sum|total|product|average|mean|{_MOST}|{_LEAST})(?>(?: (?:number|value|one))?) "
     rf"(?:of|among|out of|between) (?:the numbers )?{_LIST}",
     rf"(?:difference|quotient) (?:between|of) {_SUM_OF} and {_SUM_OF}",
     rf"(?:twice|double|half(?: of)?|cube of|square of|absolute value of) {_SUM_OF}",
@@ -89,7 +89,7 @@ _NOUNS: Final = (
     rf"{NUMBER} (?:times as (?:much|many|big|large) as|subtracted from|taken (?:away )?from) {NUMBER}",
     rf"{NUMBER} rounded (?:off )?to {_PLACES}",
     rf"{_LIST} (?:added|combined|summed)",
-    rf"{_SUM_OF}(?: [a-z]{{3,12}}+)? (?:split|shared|divided)(?: up)?+ {_EVENLY}{_AMONG} {NUMBER}",
+    rf"{_SUM_OF}(?: [a-z]{{3,12}}+)? (?:split|shared|divided)(?>(?: up)?) {_EVENLY}{_AMONG} {NUMBER}",
 )
 _ROUND: Final = rf"round (?:off )?{NUMBER} to {_PLACES}"
 # "what percentage of 80 is 20", "20 is what percent of 80", "20 out of 80 as a percentage"
@@ -101,12 +101,12 @@ _PERCENT_OF: Final = (
 )
 # "the bill is $90 — what's a 20% tip on that"; the expression begins at the amount
 _OF_THAT: Final = (
-    rf"[$€£]?{DIGITS}(?: [a-z]{{2,12}}+){{0,3}}?(?:[,.;:!]| ?[—–-])?+ [a-z'’ ]{{0,30}}?"
+    rf"[$€£]?{DIGITS}(?: [a-z]{{2,12}}+){{0,3}}?(?>(?:[,.;:!]| ?[—–-])?) [a-z'’ ]{{0,30}}?"
     rf"{_SHARE}(?: [a-z]{{3,12}}+){{0,2}}? (?:of|on|off) (?:that|it|this|the total|the bill)"
 )
 # "a bill of 90 between 4 people", "$75 three ways"; the expression begins at the number
 _DIVIDED: Final = (
-    r"\b(?:split|share|divide|splitting|sharing|dividing) (?:up )?(?:(?:an?|the|this|that|our|my) )?+"
+    r"\b(?:split|share|divide|splitting|sharing|dividing) (?:up )?(?>(?:(?:an?|the|this|that|our|my) )?)"
     r"(?:(?:[a-z]{2,12}+ ){0,2}?(?:of|for) )?"
     rf"(?P<expression>{_SUM_OF}(?: [a-z]{{2,12}}+){{0,2}}? (?:{_EVENLY}{_AMONG} {NUMBER}|{NUMBER} ways))"
     r"(?: (?!how\b|what\b)[a-z]{2,12}+){0,2}?"
@@ -154,11 +154,11 @@ SPEC: Final = ToolSpec(
     hint=_HINT,
     patterns=(
         Pattern(
-            rf"{ASK}{_NO_SUM}(?P<expression>{_EXPRESSION})(?: equal(?: to)?)?+{_CURRENCY}{END}",
+            rf"{ASK}{_NO_SUM}(?P<expression>{_EXPRESSION})(?>(?: equal(?: to)?)?){_CURRENCY}{END}",
             (expression("expression"),),
         ),
         Pattern(
-            rf"\b(?:what|how much)(?: does| do| would| will)?+ {_NO_SUM}(?P<expression>{_EXPRESSION}) "
+            rf"\b(?:what|how much)(?>(?: does| do| would| will)?) {_NO_SUM}(?P<expression>{_EXPRESSION}) "
             rf"(?:is|are|be|equals?(?: to)?|makes?|gives?|comes? to){END}",
             (expression("expression"),),
         ),
@@ -181,7 +181,7 @@ SPEC: Final = ToolSpec(
             (expression("expression"),),
         ),
         Pattern(
-            rf"\b(?:which|what)(?: (?:one|number|value))?+ (?:of|among|out of) (?P<expression>{_LIST} "
+            rf"\b(?:which|what)(?>(?: (?:one|number|value))?) (?:of|among|out of) (?P<expression>{_LIST} "
             rf"(?:is|are) (?:the )?(?:{_MOST}|{_LEAST})){END}",
             (expression("expression"),),
         ),
@@ -218,7 +218,7 @@ SPEC: Final = ToolSpec(
         Pattern(
             r"\b(?:(?:how much|what) (?:is|are|for|do|does|would|will)"
             r"|(?:cost|price|total)(?: cost| price)? (?:of|for)) "
-            rf"(?P<expression>{_PRICED})(?: (?:cost|be|come to))?+{END}",
+            rf"(?P<expression>{_PRICED})(?>(?: (?:cost|be|come to))?){END}",
             (expression("expression"),),
         ),
         Pattern(
@@ -234,8 +234,8 @@ SPEC: Final = ToolSpec(
         *(
             Pattern(
                 rf"(?:{ASK}|{BEGIN}|which (?:number |one )?is |\b(?:pick|what|if|(?:tax|vat|tip|interest) is) )"
-                rf"(?:the )?(?:(?:price|cost) of )?+"
-                rf"(?:an? (?=[$€£]?\d))?+(?P<expression>{noun})(?: is what| equals what)?+{_CURRENCY}{END}",
+                rf"(?:the )?(?>(?:(?:price|cost) of )?)"
+                rf"(?>(?:an? (?=[$€£]?\d))?)(?P<expression>{noun})(?>(?: is what| equals what)?){_CURRENCY}{END}",
                 (expression("expression"),),
             )
             for noun in _NOUNS

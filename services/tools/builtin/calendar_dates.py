@@ -33,7 +33,7 @@ def _needs(operation: str, *names: str) -> dict[str, Any]:
     return {"if": {"properties": {"operation": {"const": operation}}}, "then": {"required": list(names)}}
 
 
-_IN: Final = r"(?: in days| in weeks)?+"
+_IN: Final = r"(?>(?: in days| in weeks)?)"
 _UNIT: Final = r"(?P<unit>days?+|weeks?+|months?+|years?+)\b['’]?+"
 _IS: Final = r"(?:['’]?s| is| was| will be| would be| will| would| falls? on)"
 _HOW_LONG: Final = r"\bhow (?:many(?: more)?(?: full)?(?: days| weeks| nights| sleeps)?|long|much (?:time|longer))"
@@ -46,15 +46,15 @@ _WHAT_DATE: Final = rf"(?:(?:what|which)(?:{_IS})? (?:the )?(?:calendar )?(?:dat
 _WHICH_DAY: Final = r"(?:what|which) (?:day of the week|week ?day|day)"
 _FROM_NOW: Final = r"(?:from now|from today|hence)"
 _ALONE: Final = r"(?=\s?[=?.!]?\s?$|,? (?:and|then|please)\b|[?!;] )"
-_NOW: Final = r"(?: (?:today|right now|now|currently|at present|this week))?+"
+_NOW: Final = r"(?>(?: (?:today|right now|now|currently|at present|this week))?)"
 # "Christmas falls on next year": the year stands behind the verb
 _ON_YEAR: Final = (
     r"(?: (?:(?:falls?|lands?|be|is)(?: on)?|on)(?= (?:in \d|this|next|last)))?"
     r"(?: (?:in \d{4}|(?:this|next|last) year)\b)?"
 )
 _ASK_DATE: Final = (
-    r"(?:(?:what|which) (?:day of the week|week ?day|calendar date|date|day)(?: of the week)?+"
-    r"(?:['’]?s| is| was| will| would|(?= it['’]ll))(?: (?:it['’]ll|it|that|be)){0,3}+"
+    r"(?:(?:what|which) (?:day of the week|week ?day|calendar date|date|day)(?>(?: of the week)?)"
+    r"(?:['’]?s| is| was| will| would|(?= it['’]ll))(?>(?: (?:it['’]ll|it|that|be)){0,3})"
     r"|what(?:['’]?s| is| was| will| would) (?:be )?(?:the|that) (?:date|day)(?: be)?"
     r"|when(?:['’]?s| is| was| will) (?:that|it)(?: be)?)"
 )
@@ -123,25 +123,26 @@ SPEC: Final = ToolSpec(
     patterns=(
         # days until, since, between
         Pattern(
-            rf"(?:{_HOW_LONG}{_THERE}{{0,4}}+{_IN}|(?:^|number of )days(?: left)?+) (?:until|till|til|before|to) "
+            rf"(?:{_HOW_LONG}(?>{_THERE}{{0,4}}){_IN}|(?:^|number of )days(?>(?: left)?)) (?:until|till|til|before|to) "
             rf"{_EVENT}(?P<end>{DATE}){_IN}{END}",
             (constant("operation", "days_between"), constant("start", "today"), date("end")),
         ),
         Pattern(
-            rf"(?:{_HOW_LONG}{_THERE}{{0,3}}+(?: (?:have |has )?(?:passed|gone by|elapsed))?+{_IN}|^days) since "
+            rf"(?:{_HOW_LONG}(?>{_THERE}{{0,3}})(?>(?: (?:have |has )?(?:passed|gone by|elapsed))?){_IN}|^days) since "
             rf"(?P<start>{DATE}){END}",
             (constant("operation", "days_between"), date("start", past=True), constant("end", "today")),
         ),
         Pattern(
-            rf"(?:{_HOW_LONG}{_THERE}{{0,3}}+|(?:number of|the|^) ?days"
+            rf"(?:{_HOW_LONG}(?>{_THERE}{{0,3}})|(?:number of|the|^) ?days"
             rf"|(?:difference|gap|interval|time|distance)(?: in days)?) (?:between|from) "
             rf"(?P<start>{DATE}) (?:and|to|until|till) (?P<end>{DATE}){END}",
             (constant("operation", "days_between"), date("start"), date("end")),
         ),
         Pattern(
             rf"(?:between|from) (?P<start>{DATE}) (?:and|to|until|till) (?P<end>{DATE})"
-            r"(?:(?:[,.;:?!]| -)?+ (?:and |so )?| (?:is|are|it is|makes) )how (?:many (?:days|weeks|nights)|long)"
-            rf"(?: (?:is|are|was|were|do|does|will|would|that|it|there|this|be|in between|take|pass)\b){{0,3}}+{END}",
+            r"(?:(?>(?:[,.;:?!]| -)?) (?:and |so )?| (?:is|are|it is|makes) )how (?:many (?:days|weeks|nights)|long)"
+            r"(?>(?: (?:is|are|was|were|do|does|will|would|that|it|there|this|be|in between|take|pass)\b)"
+            rf"{{0,3}}){END}",
             (constant("operation", "days_between"), date("start"), date("end")),
         ),
         Pattern(
@@ -161,12 +162,14 @@ SPEC: Final = ToolSpec(
             (constant("operation", "days_between"), date("start"), date("end")),
         ),
         Pattern(
-            rf"(?P<end>{DATE}) is (?:in )?how (?:many (?:days|weeks)|far)(?: (?:away|off|from (?:now|today)))?+{END}",
+            rf"(?P<end>{DATE}) is (?:in )?how (?:many (?:days|weeks)|far)"
+            rf"(?>(?: (?:away|off|from (?:now|today)))?){END}",
             (constant("operation", "days_between"), constant("start", "today"), date("end")),
         ),
         Pattern(
-            rf"\bhow many (?:days|weeks)(?: of the year)?+(?: (?:are|is))?+(?: there)?+ (?:left|remaining|remain|to go)"
-            rf"(?: (?:until|till|before|in|of))?+ (?P<end>(?:the|this) year){END}",
+            rf"\bhow many (?:days|weeks)(?>(?: of the year)?)(?>(?: (?:are|is))?)"
+            rf"(?>(?: there)?) (?:left|remaining|remain|to go)"
+            rf"(?>(?: (?:until|till|before|in|of))?) (?P<end>(?:the|this) year){END}",
             (constant("operation", "days_between"), constant("start", "today"), date("end")),
         ),
         # today
@@ -180,7 +183,7 @@ SPEC: Final = ToolSpec(
             (constant("operation", "today"),),
         ),
         Pattern(
-            r"^(?:(?:hi|hello|hey|please|can you|could you|would you)[,!]? )*+(?:tell|give) me the "
+            r"^(?>(?:(?:hi|hello|hey|please|can you|could you|would you)[,!]? )*)(?:tell|give) me the "
             rf"(?:current )?(?:date|day)(?: today)?{END}",
             (constant("operation", "today"),),
         ),
@@ -189,28 +192,28 @@ SPEC: Final = ToolSpec(
         ),
         # weekday of a day
         Pattern(
-            rf"\b{_WHICH_DAY}(?: of the week)?+"
-            r"(?: (?:is|was|will|does|did|do|it|be|fall|falls|on|land)\b){1,4}+ "
-            rf"(?P<date>{DATE}{_ON_YEAR})(?: (?:going to )?(?:be|fall|land))?+(?: on)?+(?: in)?+{END}",
+            rf"\b{_WHICH_DAY}(?>(?: of the week)?)"
+            r"(?>(?: (?:is|was|will|does|did|do|it|be|fall|falls|on|land)\b){1,4}) "
+            rf"(?P<date>{DATE}{_ON_YEAR})(?>(?: (?:going to )?(?:be|fall|land))?)(?>(?: on)?)(?>(?: in)?){END}",
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
-            rf"\b{_WHICH_DAY}(?: of the week)?+ (?P<date>{DATE}{_ON_YEAR})"
+            rf"\b{_WHICH_DAY}(?>(?: of the week)?) (?P<date>{DATE}{_ON_YEAR})"
             rf"(?: (?:is|was|will be|would be|(?:falls|fell|lands|is)(?: on)?))?{END}",
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
             rf"(?P<date>{DATE}) (?:is|was|falls on|will be) (?:a |on )?(?:what|which) (?:week ?day|day)"
-            rf"(?: of the week)?+{END}",
+            rf"(?>(?: of the week)?){END}",
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
             rf"\b(?:is|was|will|does|did) (?P<date>{DATE}) (?:be |fall |land )?(?:on )?(?:an? "
-            rf"(?:{WEEKDAY}|week ?day|weekend|work(?:ing)? ?day)(?: or (?:an? )?{WEEKDAY})?+|{WEEKDAY}){END}",
+            rf"(?:{WEEKDAY}|week ?day|weekend|work(?:ing)? ?day)(?>(?: or (?:an? )?{WEEKDAY})?)|{WEEKDAY}){END}",
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
-            rf"\b{_WHICH_DAY}(?: of the week)?+ (?:is it|will it be|was it) (?P<date>{DATE}){END}",
+            rf"\b{_WHICH_DAY}(?>(?: of the week)?) (?:is it|will it be|was it) (?P<date>{DATE}){END}",
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
@@ -219,21 +222,22 @@ SPEC: Final = ToolSpec(
         ),
         Pattern(
             rf"\bwhat{_IS} (?:the date )?(?P<date>tomorrow|yesterday|the day (?:after tomorrow|before yesterday))"
-            rf"(?:['’]s date)?+{END}",
+            rf"(?>(?:['’]s date)?){END}",
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
-            rf"(?P<date>{DATE})(?:[,.;:]| -)?+ (?:(?:and|so) )?(?:on )?{_WHICH_DAY}(?: of the week)?+ (?:is|was|will) "
-            rf"(?:that|this)(?: be| fall on)?+{END}",
+            rf"(?P<date>{DATE})(?>(?:[,.;:]| -)?) (?:(?:and|so) )?(?:on )?{_WHICH_DAY}"
+            rf"(?>(?: of the week)?) (?:is|was|will) "
+            rf"(?:that|this)(?>(?: be| fall on)?){END}",
             (constant("operation", "weekday"), date("date", past=True)),
         ),
         Pattern(
-            rf"(?P<date>{DATE})(?:[,;:]| ?[-–—])?+ (?:what|which) (?:week ?day|day of the week){END}",
+            rf"(?P<date>{DATE})(?>(?:[,;:]| ?[-–—])?) (?:what|which) (?:week ?day|day of the week){END}",
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
             rf"\b(?:what['’]?s|what (?:is|was)|when was|tell me|give me) (?:the (?:date|day) (?:of |for |on )?)?"
-            rf"(?P<date>last {WEEKDAY})(?:['’]s date)?+{END}",
+            rf"(?P<date>last {WEEKDAY})(?>(?:['’]s date)?){END}",
             (constant("operation", "weekday"), date("date")),
         ),
         Pattern(
@@ -249,19 +253,19 @@ SPEC: Final = ToolSpec(
         ),
         # next Friday
         Pattern(
-            rf"(?:\b{_WHAT_DATE}{_IS}?+|\bwhat{_IS}) (?:it )?(?:on )?(?:the )?(?:date of )?(?:the )?"
-            rf"(?:next|this|coming|this coming) (?P<weekday>{WEEKDAY})(?:['’]s date)?+{END}",
+            rf"(?:\b{_WHAT_DATE}(?>{_IS}?)|\bwhat{_IS}) (?:it )?(?:on )?(?:the )?(?:date of )?(?:the )?"
+            rf"(?:next|this|coming|this coming) (?P<weekday>{WEEKDAY})(?>(?:['’]s date)?){END}",
             (constant("operation", "next_weekday"), text("weekday")),
         ),
         Pattern(
             rf"(?:\b(?:what|which) date (?:does|will|is) |\bwhen (?:does|will) |{BEGIN}(?:the )?date (?:of |for |on )?)"
-            rf"(?:the )?(?:next|coming|this coming) (?P<weekday>{WEEKDAY})(?: (?:fall|be|land)(?: on)?)?+{END}",
+            rf"(?:the )?(?:next|coming|this coming) (?P<weekday>{WEEKDAY})(?>(?: (?:fall|be|land)(?: on)?)?){END}",
             (constant("operation", "next_weekday"), text("weekday")),
         ),
         # when is Friday, next Friday's date, next Friday is what date
         Pattern(
             rf"\b(?:when(?:['’]?s| is)|(?:what|which) date (?:does|will)) (?P<weekday>{WEEKDAY})"
-            rf"(?: (?:fall|be|land)(?: on)?)?+{END}",
+            rf"(?>(?: (?:fall|be|land)(?: on)?)?){END}",
             (constant("operation", "next_weekday"), text("weekday")),
         ),
         Pattern(
@@ -271,36 +275,37 @@ SPEC: Final = ToolSpec(
         ),
         # a day plus or minus
         Pattern(
-            rf"\b(?:{_WHAT_DATE}(?: (?:is|was|will|would|it['’]ll|it|be|the date|that|falls?|comes?"
-            r"|(?:do )?(?:i|we|you) get)\b){0,3}+"
-            rf"|what(?:['’]?s| is)|the (?:date|day)(?: that is)?)(?: exactly)?+ (?P<amount>{AMOUNT}) {_UNIT} "
+            rf"\b(?:{_WHAT_DATE}(?>(?: (?:is|was|will|would|it['’]ll|it|be|the date|that|falls?|comes?"
+            r"|(?:do )?(?:i|we|you) get)\b){0,3})"
+            rf"|what(?:['’]?s| is)|the (?:date|day)(?: that is)?)(?>(?: exactly)?) (?P<amount>{AMOUNT}) {_UNIT} "
             rf"(?:{_FROM_NOW}|(?:from|after) (?P<date>{DATE})){END}",
             (constant("operation", "add"), number("amount"), text("unit"), date("date", optional=True)),
         ),
         Pattern(
-            rf"\b(?:{_WHAT_DATE}(?: (?:is|was|will|would|it['’]ll|it|be|the date)\b){{0,3}}+|the (?:date|day)) in "
-            rf"(?P<amount>{AMOUNT}) {_UNIT}(?: from now| time)?+{END}",
+            rf"\b(?:{_WHAT_DATE}(?>(?: (?:is|was|will|would|it['’]ll|it|be|the date)\b){{0,3}})|the (?:date|day)) in "
+            rf"(?P<amount>{AMOUNT}) {_UNIT}(?>(?: from now| time)?){END}",
             (constant("operation", "add"), number("amount"), text("unit")),
         ),
         Pattern(
-            rf"\b(?:{_WHAT_DATE}(?: (?:is|was|will|would|it|be|the date|that|fall)\b){{0,3}}+|what(?:['’]?s| is| was)"
-            rf"|the (?:date|day)(?: that is)?)(?: exactly)?+ (?P<amount>{AMOUNT}) {_UNIT} "
+            rf"\b(?:{_WHAT_DATE}(?>(?: (?:is|was|will|would|it|be|the date|that|fall)\b){{0,3}})"
+            r"|what(?:['’]?s| is| was)"
+            rf"|the (?:date|day)(?: that is)?)(?>(?: exactly)?) (?P<amount>{AMOUNT}) {_UNIT} "
             rf"(?:ago|earlier|before (?P<date>{DATE})){END}",
             (constant("operation", "subtract"), number("amount"), text("unit"), date("date", optional=True)),
         ),
         # 10 days before Christmas is what date; in 3 weeks, what day will it be
         Pattern(
-            rf"(?P<amount>{AMOUNT}) {_UNIT} (?:{_FROM_NOW}|(?:from|after) (?P<date>{DATE}))(?:[,.;:]| -)?+ "
+            rf"(?P<amount>{AMOUNT}) {_UNIT} (?:{_FROM_NOW}|(?:from|after) (?P<date>{DATE}))(?>(?:[,.;:]| -)?) "
             rf"(?:so |and )?(?:(?:is|was|will be|falls on) (?:what|which) (?:date|day)|{_ASK_DATE}){END}",
             (constant("operation", "add"), number("amount"), text("unit"), date("date", optional=True)),
         ),
         Pattern(
-            rf"(?P<amount>{AMOUNT}) {_UNIT} (?:ago|before (?P<date>{DATE}))(?:[,.;:]| -)?+ (?:so |and )?"
+            rf"(?P<amount>{AMOUNT}) {_UNIT} (?:ago|before (?P<date>{DATE}))(?>(?:[,.;:]| -)?) (?:so |and )?"
             rf"(?:(?:is|was|will be|falls on) (?:what|which) (?:date|day)|{_ASK_DATE}){END}",
             (constant("operation", "subtract"), number("amount"), text("unit"), date("date", optional=True)),
         ),
         Pattern(
-            rf"\bin (?P<amount>{AMOUNT}) {_UNIT}(?: (?:from now|time))?+,? {_ASK_DATE}{END}",
+            rf"\bin (?P<amount>{AMOUNT}) {_UNIT}(?>(?: (?:from now|time))?),? {_ASK_DATE}{END}",
             (constant("operation", "add"), number("amount"), text("unit")),
         ),
         Pattern(
@@ -336,7 +341,7 @@ SPEC: Final = ToolSpec(
         # leap years
         Pattern(
             rf"\b(?:is|was|will|isn['’]t|wasn['’]t) (?:the year )?(?:this year|(?P<year>\d{{4}}))"
-            rf"(?: be| going to be)?+ (?:a )?leap year{END}",
+            rf"(?>(?: be| going to be)?) (?:a )?leap year{END}",
             (constant("operation", "leap_year"), number("year", optional=True)),
         ),
         Pattern(
@@ -354,14 +359,14 @@ SPEC: Final = ToolSpec(
         ),
         # ISO weeks
         Pattern(
-            r"\b(?:(?:what|which) week|(?:iso|calendar) week(?: number)?+|week number|week of the year)"
-            r"(?: (?:is|are|does|was|will|we|it|for|of|in|on|be|this)\b){0,3}+ "
-            rf"(?P<date>{DATE})(?: (?:falls?|be|is|was|will be|belongs))?+(?: (?:in(?:to)?|to))?+{END}",
+            r"\b(?:(?:what|which) week|(?:iso|calendar) week(?>(?: number)?)|week number|week of the year)"
+            r"(?>(?: (?:is|are|does|was|will|we|it|for|of|in|on|be|this)\b){0,3}) "
+            rf"(?P<date>{DATE})(?>(?: (?:falls?|be|is|was|will be|belongs))?)(?>(?: (?:in(?:to)?|to))?){END}",
             (constant("operation", "iso_week"), date("date")),
         ),
         Pattern(
-            r"\b(?:what|which)(?:['’]?s\b| is\b)?+ (?:the )?(?:current )?(?:iso |calendar )?"
-            r"week(?: number| of the year)?+"
+            r"\b(?:what|which)(?>(?:['’]?s\b| is\b)?) (?:the )?(?:current )?(?:iso |calendar )?"
+            r"week(?>(?: number| of the year)?)"
             rf" (?:is it|are we in|do we have|is this){_NOW}{END}",
             (constant("operation", "iso_week"),),
         ),

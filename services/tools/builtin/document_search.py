@@ -16,7 +16,7 @@ _DEFAULT_TOP_K: Final = 3
 _QUOTE_CHARS: Final = 160
 # "the docs", "all of our internal documentation", "the employee handbook"
 _DOCUMENTS: Final = (
-    r"(?:through )?(?:all (?:of )?)?+(?:(?:the|my|our|your|these|those|this) )?+"
+    r"(?:through )?(?>(?:all (?:of )?)?)(?>(?:(?:the|my|our|your|these|those|this) )?)"
     r"(?:(?!(?:in|on|of|for|from|and|or|to|about|with)\b)[a-z'’-]{1,20}+ ){0,2}?"
     r"(?:docs?|documents?|documentation|manuals?|files|uploads|handbooks?|guides?|wiki|pdfs?|corpus|archives?"
     r"|notes|runbooks?|policies|knowledge ?base)\b"
@@ -32,20 +32,20 @@ _STOP: Final = (
     r"|round|express|change|count|check|search|find|look)\b"
     r"|,? (?:please|for me|thanks|thank you)(?:$|[?!.,;]))"
 )
-_WORDS: Final = r"(?:the (?:word|phrase|term)s? (?=['\"“‘]))?+['\"“‘]?(?P<query>[^?!;\n]{1,300}?)['\"”’]?"
+_WORDS: Final = r"(?>(?:the (?:word|phrase|term)s? (?=['\"“‘]))?)['\"“‘]?(?P<query>[^?!;\n]{1,300}?)['\"”’]?"
 _ABOUT: Final = r"(?:for|about|on|regarding|concerning|containing|mentioning|that mentions?)"
 _MENTIONS: Final = (
-    r"(?:(?:all |any |the )?(?:mentions?|references?|passages?|sections?|parts?|paragraphs?|everything|anything"
-    r"|something|information|info) (?:of|to|on|about|for|regarding|mentioning|that mentions?) )?+"
+    r"(?>(?:(?:all |any |the )?(?:mentions?|references?|passages?|sections?|parts?|paragraphs?|everything|anything"
+    r"|something|information|info) (?:of|to|on|about|for|regarding|mentioning|that mentions?) )?)"
 )
 _LOOK: Final = (
     r"(?:(?:go )?(?:search|look|check)|query|scan|go|dig|browse|comb|consult|(?:have|take) a (?:quick )?look)"
 )
-_IN: Final = r"(?: (?:in|into|through|up|inside|within|at|over|across))?+"
+_IN: Final = r"(?>(?: (?:in|into|through|up|inside|within|at|over|across))?)"
 # "what they say about", between "search the docs and tell me" and what is asked
 _THEY_SAY: Final = (
-    r"(?:(?:what|whatever|anything|everything) (?:(?:they|it|is|there is|we) )?(?:(?:says?|said|written|have|has) )?"
-    rf"{_ABOUT} )?+"
+    r"(?>(?:(?:what|whatever|anything|everything) (?:(?:they|it|is|there is|we) )?(?:(?:says?|said|written|have|has) )?"
+    rf"{_ABOUT} )?)"
 )
 
 _HINT: Final = r"doc|manual|file|upload|handbook|guide|wiki|pdf|corpus|archive|note|runbook|polic|knowledge"
@@ -100,7 +100,7 @@ SPEC: Final = ToolSpec(
         # search the docs for X
         Pattern(
             rf"{BEGIN}{_LOOK}{_IN} {_DOCUMENTS}"
-            rf"(?:(?: and (?:see|find|look))?+ {_ABOUT}|:) {_MENTIONS}{_WORDS}{_STOP}",
+            rf"(?:(?>(?: and (?:see|find|look))?) {_ABOUT}|:) {_MENTIONS}{_WORDS}{_STOP}",
             (text("query"),),
         ),
         # check in the docs what X is
@@ -136,7 +136,7 @@ SPEC: Final = ToolSpec(
         ),
         # look up X in the documents, find mentions of X in our documentation, look X up in the docs
         Pattern(
-            rf"{BEGIN}(?:look up|look for|look|search for|find|search|locate|retrieve|pull up|fetch)(?: me| us)?+ "
+            rf"{BEGIN}(?:look up|look for|look|search for|find|search|locate|retrieve|pull up|fetch)(?>(?: me| us)?) "
             rf"{_MENTIONS}{_WORDS} (?:up )?(?:in|within|inside|from|across) {_DOCUMENTS}{_STOP}",
             (text("query"),),
         ),

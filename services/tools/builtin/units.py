@@ -30,7 +30,7 @@ _NO_SECOND_PART: Final = "".join(
 )
 _HOW: Final = r"(?:what|how (?:much|many|long|far|tall|high|heavy|warm|hot|cold|fast|big))"
 # What may stand between a measure and a question about it: " tall,", " outside; and", ". So"
-_ASIDE: Final = r"(?: (?!what\b|how\b)[a-z]{1,12}+){0,3}?(?:[,.;:?!]|,? [-–—])?+ (?:(?:and|so|but|then) )?"
+_ASIDE: Final = r"(?: (?!what\b|how\b)[a-z]{1,12}+){0,3}?(?>(?:[,.;:?!]|,? [-–—])?) (?:(?:and|so|but|then) )?"
 
 
 def _patterns(kind: str) -> tuple[Pattern, ...]:
@@ -47,15 +47,15 @@ def _patterns(kind: str) -> tuple[Pattern, ...]:
     return (
         # 10 miles in km; convert 3 feet to metres; 70 kg, how much is that in pounds
         Pattern(
-            rf"{value}{source}(?: of [a-z]++)?(?: (?:is|are|equals?|makes?|be|would be|weighs?|measures?"
-            r"|comes?(?: out)?|works? out|what))?+[,.;:?]?+"
+            rf"{value}{source}(?: of [a-z]++)?(?>(?: (?:is|are|equals?|makes?|be|would be|weighs?|measures?"
+            r"|comes?(?: out)?|works? out|what))?)[,.;:?]?+"
             rf" (?:in|to|into|as|in terms of|expressed in|converted (?:in)?to|->|→) (?P<to>{unit}){END}",
             arguments,
         ),
         # I'm 68 inches tall, what's that in cm; the parcel weighs 3 kg. How much is that in pounds
         Pattern(
             rf"{value}{source}{_ASIDE}{_HOW}(?:['’]?s| is| are| was| would| will| does)? (?:that|it|this|those|they)"
-            rf"(?: (?:be|come to|make|equal|weigh|measure))?+ (?:in|to|into|as) (?P<to>{unit}){END}",
+            rf"(?>(?: (?:be|come to|make|equal|weigh|measure))?) (?:in|to|into|as) (?P<to>{unit}){END}",
             arguments,
         ),
         # 500 ml is what in cups
@@ -65,17 +65,18 @@ def _patterns(kind: str) -> tuple[Pattern, ...]:
         ),
         # how many grams are in 3 ounces; how many feet is 1.85 m; how many feet does a mile have
         Pattern(
-            rf"\bhow (?:many|much) (?P<to>{unit})(?: (?:is|are|there|do|does|will|would|can|make up|makes?|fit|go"
-            rf"|equals?|be|you get|i get|we get)\b)"
-            rf"{{0,3}}+(?: (?:in|into|to|from|for))?+ (?:an? (?=\d))?+(?P<value>{AMOUNT})[ -]?{source}"
-            rf"(?: of [a-z]++)?(?: (?:have|has|make|equals?|contain|hold|is|are|be|weigh|come to|amount to))?+{END}",
+            rf"\bhow (?:many|much) (?P<to>{unit})(?>(?: (?:is|are|there|do|does|will|would|can|make up|makes?|fit|go"
+            rf"|equals?|be|you get|i get|we get)\b){{0,3}})(?>(?: (?:in|into|to|from|for))?) "
+            rf"(?>(?:an? (?=\d))?)(?P<value>{AMOUNT})[ -]?{source}"
+            rf"(?: of [a-z]++)?(?>(?: (?:have|has|make|equals?|contain|hold|is|are|be|weigh|come to|amount to))?){END}",
             arguments,
         ),
         # how many cups in a 2 litre bottle
         Pattern(
-            rf"\bhow (?:many|much) (?P<to>{unit})(?: (?:is|are|there|do|does|will|would)\b){{0,2}}+(?: (?:in|from))?+"
+            rf"\bhow (?:many|much) (?P<to>{unit})(?>(?: (?:is|are|there|do|does|will|would)\b){{0,2}})"
+            rf"(?>(?: (?:in|from))?)"
             rf" (?:an?|one|my|the) (?P<value>{NUMBER})[ -]?{source} [a-z]++"
-            rf"(?: (?:have|has|make|equal|contain|hold|be|weigh|last|take))?+{END}",
+            rf"(?>(?: (?:have|has|make|equal|contain|hold|be|weigh|last|take))?){END}",
             arguments,
         ),
         # what is the number of seconds in a week
@@ -86,7 +87,7 @@ def _patterns(kind: str) -> tuple[Pattern, ...]:
         # a box weighs 12 ounces, how many grams is that
         Pattern(
             rf"{value}{source}{_ASIDE}how many (?P<to>{unit}) (?:is|are|was|would|will|does|do) "
-            rf"(?:that|it|this|those|they)(?: (?:make|be|come to|equal))?+{END}",
+            rf"(?:that|it|this|those|they)(?>(?: (?:make|be|come to|equal))?){END}",
             arguments,
         ),
         # 100 meters equals how many feet, a 5-mile walk is how many km
