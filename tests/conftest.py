@@ -7,11 +7,19 @@ up is set up once.
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 _ROOT = Path(__file__).parent
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C in a worker: xdist has it ignored there, and what the tests start would inherit that."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
