@@ -130,7 +130,7 @@ async def test_killed_again_and_again_an_ingest_gets_to_its_end(tmp_path: Path) 
         done = (await first.until_done(name, 5)).progress.done
     for _ in range(3):  # all alone each time: it goes on when the lease of the one before has run out
         async with replica(tmp_path) as (_, alone):
-            done = (await alone.until_done(name, done + 20)).progress.done
+            done = (await alone.until_done(name, min(done + 20, len(DOCUMENTS)))).progress.done
     async with replica(tmp_path) as (_, last):
-        assert (await last.ended(name)).attempts > 3
+        assert (await last.ended(name)).attempts > 1  # a quick machine may be through before the last kill
         await last.all_there_once()
