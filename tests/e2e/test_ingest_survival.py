@@ -46,6 +46,7 @@ class Replica:
             while (job := (await self.jobs.GetJob(jobs_pb2.GetJobRequest(name=name), timeout=5)).job) is not None:
                 if job.progress.done >= documents:
                     return job
+                assert job.state != jobs_pb2.JOB_STATE_FAILED, job
                 await asyncio.sleep(0.05)
         raise AssertionError
 
