@@ -16,7 +16,8 @@ job that has nothing to do for a moment.
 Errors of a handler: UNAVAILABLE, RESOURCE_EXHAUSTED and EMBEDDER_UNAVAILABLE are tried again, on whichever
 worker comes first, and so is what it didn't mean to raise (as INTERNAL, with a log line); others are final.
 
-At most ``slots`` jobs run at once. ``stopping`` ends the claiming; ``close`` ends the rest.
+At most ``slots`` jobs run at once. ``stopping`` ends the claiming, and gives back what was
+being claimed; ``close`` ends the rest.
 """
 
 from __future__ import annotations
@@ -155,6 +156,8 @@ class Worker:
         task = asyncio.create_task(self._attend(running, work))
         self._tasks[task] = running, work
         task.add_done_callback(self._ended)
+        if self._stopping.is_set():  # told to stop while it asked
+            _stop(running, work, "closing")
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]

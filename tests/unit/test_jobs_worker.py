@@ -234,25 +234,26 @@ async def test_a_worker_that_stops_gives_its_jobs_back_for_another_to_go_on_at_o
 
 
 async def test_a_worker_that_is_told_to_stop_claims_nothing_more_but_ends_what_it_has(queue: SqliteJobs) -> None:
-    stopping, go_on = asyncio.Event(), asyncio.Event()
+    stopping, started, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def handler(running: Running) -> bytes:
+        started.set()
         await go_on.wait()
         return b""
 
     worker = Worker(queue, {"work": handler}, owner="w", slots=2, tracer=NoOpTracer(), stopping=stopping)
     task = asyncio.create_task(worker.run())
     first = await submit(queue, key="first")
-    await until(queue, first, JobState.RUNNING)
+    await asyncio.wait_for(started.wait(), 5.0)
     stopping.set()
     second = await submit(queue, key="second")
     await asyncio.wait_for(task, 5.0)
     go_on.set()
     assert (await ended(queue, first)).state is JobState.SUCCEEDED
+    await worker.close()  # a claim that was under way when it was told is given back
     still = await queue.get("t", second)
     assert still is not None
     assert still.state is JobState.QUEUED
-    await worker.close()
 
 
 async def test_a_job_s_span_belongs_to_the_trace_that_asked_for_it(queue: SqliteJobs) -> None:
