@@ -17,6 +17,7 @@ from services.generator.types import (
     Role,
     Sampling,
     Started,
+    TemplateRef,
     ToolCall,
     ToolOffer,
 )
@@ -44,7 +45,7 @@ _ROLES: Final[Mapping[int, Role]] = {
 }
 
 
-def request(message: pb.GenerateRequest) -> Request:
+def request(message: pb.GenerateRequest, tenant: str) -> Request:
     """Check a request and turn it into the domain's.
 
     Raises:
@@ -58,8 +59,6 @@ def request(message: pb.GenerateRequest) -> Request:
         last = f"messages[{len(messages) - 1}].role"
         raise invalid(last, "is neither the user's nor a tool's; the last must be", role=messages[-1].role)
     check_range("priority", message.priority, 0, MAX_PRIORITY)
-    if message.template.name or message.template.version:
-        raise invalid("template", "names a prompt template, and none is stored here; leave it unset")
     return Request(
         messages=messages,
         passages=tuple(_passage(f"passages[{index}]", item) for index, item in enumerate(message.passages)),
@@ -74,6 +73,9 @@ def request(message: pb.GenerateRequest) -> Request:
         priority=message.priority,
         grounded_only=message.grounded_only if message.HasField("grounded_only") else True,
         query=check_text("query", message.query, max_chars=MAX_CONTENT_CHARS, min_chars=0),
+        tenant=tenant,
+        template=_template(message),
+        allow_cached=message.allow_cached,
     )
 
 
@@ -151,6 +153,12 @@ def _json_schema(message: pb.GenerateRequest) -> Mapping[str, Any] | None:
     return wire.from_struct(given.json_schema) if given.HasField("json_schema") else None
 
 
+def _template(message: pb.GenerateRequest) -> TemplateRef | None:
+    if message.template.name or message.template.version:
+        raise invalid("template", "names a prompt template, and none is stored here; leave it unset")
+    return None
+
+
 def _resume(message: pb.GenerateRequest) -> Resume | None:
     if not message.HasField("resume"):
         return None
@@ -177,6 +185,7 @@ def _put_started(into: pb.GenerateStarted, event: Started, include_token_ids: bo
     into.model_version = event.capabilities.version
     into.backend = event.capabilities.backend
     into.can_resume = event.capabilities.can_resume
+    into.template_version = event.template_version
     if include_token_ids:
         into.prompt_token_ids.extend(event.prompt_token_ids)
 
@@ -187,6 +196,7 @@ def _put_finished(into: pb.GenerateFinished, event: Finished) -> None:
     wire.put_usage(into.usage, end.usage)
     wire.put_citations(into.citations, end.citations)
     wire.put_degraded(into.degraded, event.degraded)
+    into.cached = end.cached
     for call in end.tool_calls:
         wire.put_struct(into.tool_calls.add(id=call.id, name=call.name).arguments, call.arguments)
 

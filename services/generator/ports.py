@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from services.generator.types import Capabilities, ModelEvent, Request
+from services.generator.types import Capabilities, ModelEvent, ModelLoad, Request
 
 
 class Model(Protocol):
@@ -38,6 +38,10 @@ class Model(Protocol):
             WeftError: MODEL_UNAVAILABLE when the backend failed or went away, CONTEXT_TOO_LONG, INVALID_FIELD
                 for what only the model can judge.
         """
+        ...
+
+    def load(self) -> ModelLoad:
+        """How busy it is. Cheap: asked several times a second."""
         ...
 
     async def close(self) -> None:

@@ -8,6 +8,7 @@ from grpc import aio
 from opentelemetry import trace
 from opentelemetry.trace import Span
 
+from mesh import context as call_context
 from services.generator import convert
 from services.generator.generation import Generator
 from services.generator.types import Event, Finished, Started
@@ -23,7 +24,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
 
     async def Generate(self, request: generator_pb2.GenerateRequest, context: aio.ServicerContext) -> None:
         """Stream one answer."""
-        wanted = convert.request(request)
+        wanted = convert.request(request, call_context.current().tenant)
         span = trace.get_current_span()
         span.set_attribute(names.GENAI_OPERATION, "chat")
         if wanted.model:

@@ -76,6 +76,14 @@ class ToolOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateRef:
+    """A stored prompt template. An empty version means the operator's current one."""
+
+    name: str
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One answer to be made."""
 
@@ -94,6 +102,10 @@ class Request:
     """Whether to abstain where the passages hold no answer."""
     query: str = ""
     """The user's last message as it was searched for, completed from the conversation; empty where it stands alone."""
+    tenant: str = "default"
+    template: TemplateRef | None = None
+    allow_cached: bool = False
+    """Whether an exact answer may be taken from the cache, and this one kept there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,20 @@ class Capabilities:
     can_resume: bool = False
     json_schema: bool = False
     """Whether it can hold its output to a schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoad:
+    """How busy a model is right now."""
+
+    running: int = 0
+    """Answers being made."""
+    waiting: int = 0
+    """Answers that wait for their turn, before or inside of the backend."""
+    kv_cache: float | None = None
+    """Used share of the KV cache, 0 to 1; None where there is none or it is unknown."""
+    gpu_memory: float | None = None
+    """Used share of the GPU's memory, 0 to 1; None without a GPU."""
 
 
 # What a model yields: a Prompt first where the token ids are known, pieces, exactly one End.
@@ -137,6 +163,8 @@ class End:
     citations: tuple[Citation, ...] = ()
     """By start."""
     tool_calls: tuple[ToolCall, ...] = ()
+    cached: bool = False
+    """Whether it was kept from an earlier time."""
 
 
 ModelEvent: TypeAlias = Prompt | Piece | End
@@ -152,6 +180,7 @@ class Started:
     model: str
     capabilities: Capabilities
     prompt_token_ids: tuple[int, ...] = ()
+    template_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from services.generator.generation import Generator
 from services.generator.ports import Model
 from services.generator.servicer import GeneratorServicer
 from services.generator.settings import MODELS
-from services.generator.types import ModelEvent, Request
+from services.generator.types import ModelEvent, ModelLoad, Request
 from weft.generator.v1 import generator_pb2 as pb
 from weft.generator.v1 import generator_pb2_grpc as pb_grpc
 from weft.tracing import traced
@@ -43,6 +43,9 @@ class Watched:
 
     async def start(self) -> None:
         await self._model.start()
+
+    def load(self) -> ModelLoad:
+        return self._model.load()
 
     async def close(self) -> None:
         await self._model.close()

@@ -136,7 +136,7 @@ class Dialogue:
         query = completed(question, self._history)
         prompt = Prompt(question, query, history=tuple(self._history), passages=tuple(self._passages))
         model = extractive.open(Url.parse("extractive:"))
-        events = [event async for event in model.generate(convert.request(to_request(prompt)))]
+        events = [event async for event in model.generate(convert.request(to_request(prompt), "default"))]
         text = "".join(event.text for event in events if isinstance(event, Piece))
         self._history.append(Exchange(question, text, query))
         end = events[-1]

@@ -17,6 +17,7 @@ from services.generator.types import (
     Finished,
     Message,
     ModelEvent,
+    ModelLoad,
     Piece,
     Prompt,
     Request,
@@ -42,6 +43,9 @@ class Steps:
         self.closed = asyncio.Event()
 
     async def start(self) -> None: ...
+
+    def load(self) -> ModelLoad:
+        return ModelLoad()
 
     async def close(self) -> None: ...
 

@@ -35,6 +35,7 @@ from services.generator.types import (
     End,
     Message,
     ModelEvent,
+    ModelLoad,
     Piece,
     Request,
     Role,
@@ -73,6 +74,10 @@ class Extractive:
 
     async def start(self) -> None:
         """Nothing to load."""
+
+    def load(self) -> ModelLoad:
+        """Nothing waits inside of it."""
+        return ModelLoad()
 
     async def close(self) -> None:
         """Nothing to let go of."""

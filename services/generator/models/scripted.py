@@ -25,7 +25,7 @@ from typing import Final
 
 from mesh.plugins import Url
 from services.generator.text.tokens import count, cut_at_stop, cut_at_tokens, tokens
-from services.generator.types import Capabilities, End, ModelEvent, Piece, Prompt, Request, Resume
+from services.generator.types import Capabilities, End, ModelEvent, ModelLoad, Piece, Prompt, Request, Resume
 from weft.errors import Reason, WeftError, error
 from weft.values import FinishReason, Usage
 
@@ -70,6 +70,10 @@ class Scripted:
 
     async def start(self) -> None:
         """Nothing to load."""
+
+    def load(self) -> ModelLoad:
+        """Nothing waits inside of it."""
+        return ModelLoad()
 
     async def close(self) -> None:
         """Nothing to let go of."""
