@@ -120,6 +120,9 @@ class Capabilities:
     can_resume: bool = False
     json_schema: bool = False
     """Whether it can hold its output to a schema."""
+    reads_passages: bool = False
+    """Whether it takes messages and passages as they come. Others are given messages made by a prompt template, with
+    the passages in them, and mark in their text what rests on which."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from mesh.plugins import Url
+from services.generator.ports import ALONE, Surroundings
 from services.generator.text import parts, passages, terms, tokens
 from services.generator.text.answer import Draft
 from services.generator.text.followup import going_on
@@ -57,7 +58,7 @@ _ABSTENTION_EN: Final = "The documents hold no answer to this question."
 _ABSTENTION_ZH: Final = "文档中没有这个问题的答案。"
 
 
-def open(url: Url) -> Extractive:
+def open(url: Url, surroundings: Surroundings = ALONE) -> Extractive:
     """Open the model. The URL has no parameters."""
     if url.raw != "extractive:":
         raise error(Reason.INVALID_FIELD, f"{url}: extractive: takes no parameters; write just 'extractive:'", url=url)
@@ -67,7 +68,7 @@ def open(url: Url) -> Extractive:
 class Extractive:
     """Answers in sentences of the passages."""
 
-    capabilities = Capabilities(backend="extractive", version="1")
+    capabilities = Capabilities(backend="extractive", version="1", reads_passages=True)
 
     def __init__(self) -> None:
         self._read_passage = passages.reader()

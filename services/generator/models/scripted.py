@@ -7,6 +7,8 @@
     fail_after      tokens after which it fails with MODEL_UNAVAILABLE; 0 fails before the first. Default: never
     hang_after      tokens after which it says nothing more until it is cancelled. Default: never
     resume          true or false: whether it can continue an interrupted answer. Default true
+    chat            true or false: whether it is given messages made by a prompt template, and `[1]` in its text is
+                    a citation, as with a chat model. Default false
     context_tokens  prompt and answer together; more is CONTEXT_TOO_LONG. Default 0, no limit
 
 The answer does not depend on the prompt. Tokens are those of text/tokens.py; a token's id is the CRC-32 of its
@@ -24,6 +26,7 @@ from itertools import cycle, islice
 from typing import Final
 
 from mesh.plugins import Url
+from services.generator.ports import ALONE, Surroundings
 from services.generator.text.tokens import count, cut_at_stop, cut_at_tokens, tokens
 from services.generator.types import Capabilities, End, ModelEvent, ModelLoad, Piece, Prompt, Request, Resume
 from weft.errors import Reason, WeftError, error
@@ -33,7 +36,8 @@ MAX_TOKENS: Final = 1_000_000
 MAX_DELAY_MS: Final = 600_000
 _DEFAULT_TOKENS: Final = 16
 _NUMBERS: Final = ("tokens", "first_delay_ms", "delay_ms", "fail_after", "hang_after", "context_tokens")
-_NAMES: Final = ("text", *_NUMBERS, "resume")
+_SWITCHES: Final = {"resume": True, "chat": False}
+_NAMES: Final = ("text", *_NUMBERS, *_SWITCHES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +50,11 @@ class Script:
     fail_after: int | None
     hang_after: int | None
     resume: bool
+    chat: bool
     context_tokens: int
 
 
-def open(url: Url) -> Scripted:
+def open(url: Url, surroundings: Surroundings = ALONE) -> Scripted:
     """Open the model that the URL describes."""
     return Scripted(_read(url))
 
@@ -65,7 +70,11 @@ class Scripted:
     def __init__(self, script: Script) -> None:
         self._script = script
         self.capabilities = Capabilities(
-            backend="scripted", version="1", context_tokens=script.context_tokens, can_resume=script.resume
+            backend="scripted",
+            version="1",
+            context_tokens=script.context_tokens,
+            can_resume=script.resume,
+            reads_passages=not script.chat,
         )
 
     async def start(self) -> None:
@@ -147,9 +156,7 @@ def _read(url: Url) -> Script:
             message = f"{url}: {name!r} is no parameter; there are: {', '.join(_NAMES)}"
             raise error(Reason.INVALID_FIELD, message, parameter=name)
     numbers = {name: _number(url, name) for name in _NUMBERS}
-    resume = url.query.get("resume", "true")
-    if resume not in ("true", "false"):
-        raise error(Reason.INVALID_FIELD, f"{url}: resume is {resume!r}; allowed is true or false", parameter="resume")
+    switches = {name: _switch(url, name) for name in _SWITCHES}
     text = url.query.get("text", "")
     wanted = numbers["tokens"]
     if not text:
@@ -164,9 +171,17 @@ def _read(url: Url) -> Script:
         delay_s=delay_ms / 1_000,
         fail_after=numbers["fail_after"],
         hang_after=numbers["hang_after"],
-        resume=resume == "true",
+        resume=switches["resume"],
+        chat=switches["chat"],
         context_tokens=numbers["context_tokens"] or 0,
     )
+
+
+def _switch(url: Url, name: str) -> bool:
+    raw = url.query.get(name)
+    if raw not in (None, "true", "false"):
+        raise error(Reason.INVALID_FIELD, f"{url}: {name} is {raw!r}; allowed is true or false", parameter=name)
+    return _SWITCHES[name] if raw is None else raw == "true"
 
 
 def _number(url: Url, name: str) -> int | None:
