@@ -22,17 +22,17 @@ from benchmarks.hosting import Hosted
 from benchmarks.load import percentile
 from mesh.plugins import Url
 from services.retriever.embedders import minilm
-from services.retriever.finding import find
 from services.retriever.indexes import faiss
+from services.retriever.ingest.preparing import GROUP_CHUNKS
 from services.retriever.logs import sqlite
 from services.retriever.ports import EmbedderFiles
-from services.retriever.preparing import GROUP_CHUNKS
-from services.retriever.queries import Asked, ask
-from services.retriever.segment import indexed_text
+from services.retriever.replicas.snapshots import Snapshots
+from services.retriever.search.finding import find
+from services.retriever.search.queries import Asked, ask
+from services.retriever.segments.segment import indexed_text
+from services.retriever.segments.view import View
 from services.retriever.settings import RetrieverOptions
-from services.retriever.snapshots import Snapshots
 from services.retriever.types import Query
-from services.retriever.view import View
 from tests.support.mesh import ROOT
 from weft.retriever.v1 import retriever_pb2 as pb
 from weft.retriever.v1 import retriever_pb2_grpc

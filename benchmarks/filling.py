@@ -24,9 +24,9 @@ from benchmarks.index import DIMENSION, WORDS, Clustered, zipfian_words
 from mesh.plugins import Url
 from services.retriever.indexes import faiss
 from services.retriever.logs import sqlite
-from services.retriever.merging import Merger
-from services.retriever.replica import Replica
-from services.retriever.snapshots import Snapshots
+from services.retriever.replicas.merging import Merger
+from services.retriever.replicas.replica import Replica
+from services.retriever.replicas.snapshots import Snapshots
 from services.retriever.types import Chunk, CollectionKey, Document, Vectors
 from services.retriever.workers import Workers
 

@@ -32,15 +32,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mesh.plugins import Url
-from services.retriever import merging
 from services.retriever.indexes import _ivf
 from services.retriever.indexes import faiss as plugin
-from services.retriever.joining import join
 from services.retriever.ports import StoredDocument
-from services.retriever.replica import State
-from services.retriever.snapshots import Snapshots
+from services.retriever.replicas import merging
+from services.retriever.replicas.replica import State
+from services.retriever.replicas.snapshots import Snapshots
+from services.retriever.segments.joining import join
+from services.retriever.segments.view import View
 from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors
-from services.retriever.view import View
 
 DIMENSION, LATENT, PASSAGES, WORDS, PAGE = 384, 32, 8, 80, 4_096
 SPREADS = {"apart": 0.5, "overlapping": 1.5}

@@ -35,19 +35,20 @@ from typing import Any, TypeAlias
 
 from mesh.plugins import Url
 from mesh.settings import load
-from services.retriever import prepare, reading
-from services.retriever.chunking import chunk
+from services.retriever import prepare
+from services.retriever.documents import reading
+from services.retriever.documents.chunking import chunk
 from services.retriever.embedding import open_plugin
-from services.retriever.finding import find
 from services.retriever.indexes import faiss
 from services.retriever.logs import sqlite
 from services.retriever.ports import Embedder, EmbedderFiles
-from services.retriever.queries import Asked, ask
-from services.retriever.replica import Replica
-from services.retriever.segment import indexed_text
+from services.retriever.replicas.replica import Replica
+from services.retriever.search.finding import find
+from services.retriever.search.queries import Asked, ask
+from services.retriever.segments.segment import indexed_text
+from services.retriever.segments.view import View
 from services.retriever.settings import Settings
 from services.retriever.types import Chunk, CollectionKey, Document, Hit, Query, Vectors, document_name
-from services.retriever.view import View
 from services.retriever.workers import Workers
 
 TENANT = "benchmark"

@@ -14,7 +14,7 @@ from typing import Final
 from google.protobuf.json_format import MessageToDict
 
 from mesh.validation import check_name, check_range, check_text, invalid, shorten
-from services.retriever.filtering import compile_filter
+from services.retriever.search.filtering import compile_filter
 from services.retriever.types import DEFAULT_COLLECTION, CollectionKey, Epoch, Incoming, Query
 from weft.errors import Reason, WeftError, error
 from weft.retriever.v1 import retriever_pb2 as pb

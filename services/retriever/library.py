@@ -9,12 +9,12 @@ Errors: COLLECTION_NOT_FOUND, COLLECTION_EXISTS, DOCUMENT_NOT_FOUND, and of embe
 from __future__ import annotations
 
 from mesh.jobs import Job, Jobs
-from services.retriever import reindex
 from services.retriever.embedding import Embedders
+from services.retriever.errors import unknown_collection
+from services.retriever.ingest import reindex
+from services.retriever.ingest.reindex import aside, is_aside
 from services.retriever.ports import Log
-from services.retriever.reindex import aside, is_aside
-from services.retriever.replica import Replica
-from services.retriever.search import unknown_collection
+from services.retriever.replicas.replica import Replica
 from services.retriever.types import Collection, CollectionKey, Document, Epoch
 from weft.errors import Reason, error
 

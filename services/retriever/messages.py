@@ -11,7 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mesh.jobs import Job, JobState
-from services.retriever.ingest import Summary
+from services.retriever.ingest.ingesting import Summary
 from services.retriever.types import (
     Collection,
     CollectionKey,

@@ -14,9 +14,9 @@ from mesh import context as call_context
 from mesh import deadline as call_deadline
 from mesh.validation import check_page, check_text
 from services.retriever import door, messages
+from services.retriever.ingest.receiving import Receiver
 from services.retriever.library import Library
-from services.retriever.receiving import Receiver
-from services.retriever.search import Searcher
+from services.retriever.search.searching import Searcher
 from services.retriever.types import CollectionKey, Epoch, Progress
 from weft import names
 from weft.errors import WeftError

@@ -12,8 +12,8 @@ from pydantic_settings import NoDecode
 from mesh import plugins
 from mesh.plugins import Url
 from mesh.settings import ServiceSettings
-from services.retriever.limits import Limits
-from services.retriever.receiving import Bounds
+from services.retriever.documents.limits import Limits
+from services.retriever.ingest.receiving import Bounds
 from weft.errors import WeftError
 
 _MIB = 1 << 20

@@ -14,23 +14,23 @@ from mesh.app import Runtime
 from mesh.jobs import service
 from mesh.plugins import Url
 from mesh.server import Binding
-from services.retriever.applying import Applier
+from services.retriever.documents.parsing import Parsers
 from services.retriever.embedding import Embedders, open_plugin
-from services.retriever.keeping import Keeper
+from services.retriever.ingest.preparing import Preparer
+from services.retriever.ingest.sweeping import sweep_log
+from services.retriever.ingest.workshop import workshop
 from services.retriever.library import Library
-from services.retriever.merging import Merger
-from services.retriever.parsing import Parsers
 from services.retriever.ports import EmbedderFiles, Log, SharedIndex, VectorIndexes
-from services.retriever.preparing import Preparer
-from services.retriever.queries import QueryVectors
-from services.retriever.replica import Replica
-from services.retriever.search import Searcher
+from services.retriever.replicas.applying import Applier
+from services.retriever.replicas.keeping import Keeper
+from services.retriever.replicas.merging import Merger
+from services.retriever.replicas.replica import Replica
+from services.retriever.search.queries import QueryVectors
+from services.retriever.search.searching import Searcher
+from services.retriever.search.sharing import Elsewhere, SharedSide
 from services.retriever.servicer import RetrieverServicer
 from services.retriever.settings import LOGS, RERANKERS, Settings
-from services.retriever.sharing import Elsewhere, SharedSide
-from services.retriever.sweeping import sweep_log
 from services.retriever.workers import Workers
-from services.retriever.workshop import workshop
 from weft.errors import Reason, WeftError
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from mesh.deadline import Deadline
-from services.retriever.filtering import compile_filter
-from services.retriever.fusion import MIN_CANDIDATES
+from services.retriever.search.filtering import compile_filter
+from services.retriever.search.fusion import MIN_CANDIDATES
 from services.retriever.types import CollectionKey, Document, Epoch, Found, Query
 from tests.support.postgresql import PostgresqlServer, postgresql_server  # noqa: F401 - a fixture
 from tests.support.retrieval import KEY, OPENERS, BagOfWords, House, house, put
@@ -94,7 +94,7 @@ async def test_more_are_asked_for_than_there_are(index: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("share", ["few", "most"])
 async def test_a_filter_comes_first(index: str, share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.retriever.finding._MAX_NAMES", 50)  # so that both ways are gone
+    monkeypatch.setattr("services.retriever.search.finding._MAX_NAMES", 50)  # so that both ways are gone
     texts = bodies(random.Random(3), 200)
     few = {"7.txt", "70.txt"}
     pattern = 'source = "7.txt" OR source = "70.txt"' if share == "few" else 'source != "7.txt" AND source != "70.txt"'

@@ -16,8 +16,8 @@ import pytest
 
 from mesh import plugins
 from mesh.plugins import Url
+from services.retriever.ingest.uploads import BlobKey, Blobs, Fenced, Intake, Item
 from services.retriever.types import Outcome
-from services.retriever.uploads import BlobKey, Blobs, Fenced, Intake, Item
 from tests.support.postgresql import PostgresqlServer, postgresql_server  # noqa: F401 - a fixture
 from weft.errors import Reason, WeftError, error
 

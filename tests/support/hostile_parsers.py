@@ -6,9 +6,9 @@ import ctypes
 import os
 import time
 
-from services.retriever import reading
-from services.retriever.limits import Limits
-from services.retriever.parsing_child import main
+from services.retriever.documents import reading
+from services.retriever.documents.limits import Limits
+from services.retriever.documents.parsing_child import main
 from services.retriever.types import Chunk
 
 

@@ -15,20 +15,20 @@ from mesh import plugins
 from mesh.jobs import Jobs, Limits
 from mesh.jobs.queues import sqlite as queues
 from mesh.plugins import Url
-from services.retriever.applying import Applier
-from services.retriever.chunking import chunk
+from services.retriever.documents.chunking import chunk
 from services.retriever.embedders.none import NoEmbedder
 from services.retriever.embedding import Embedders
 from services.retriever.indexes import faiss
-from services.retriever.lexicon import terms
 from services.retriever.library import Library
 from services.retriever.logs import sqlite
 from services.retriever.parsers import text as text_parser
 from services.retriever.ports import Embedder, Log, SharedIndex, VectorIndexes
-from services.retriever.queries import QueryVectors
-from services.retriever.replica import Replica
-from services.retriever.search import Searcher
-from services.retriever.sharing import Elsewhere, SharedSide
+from services.retriever.replicas.applying import Applier
+from services.retriever.replicas.replica import Replica
+from services.retriever.search.queries import QueryVectors
+from services.retriever.search.searching import Searcher
+from services.retriever.search.sharing import Elsewhere, SharedSide
+from services.retriever.segments.lexicon import terms
 from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors, document_name
 from services.retriever.workers import Workers
 from weft.errors import Reason, error

@@ -15,7 +15,7 @@ from services.generator.types import End, Piece
 from services.orchestrator.followup import completed
 from services.orchestrator.peers.generator import to_request
 from services.orchestrator.types import Exchange, Prompt
-from services.retriever.chunking import chunk
+from services.retriever.documents.chunking import chunk
 from services.retriever.parsers import markdown
 from weft.values import FinishReason, Passage
 

@@ -9,10 +9,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from services.retriever import bm25
-from services.retriever.bm25 import K1, B, Postings, Weighed, joined, keys_of, weigh
-from services.retriever.packed import Mask, Rows
 from services.retriever.ports import Scores
+from services.retriever.segments import bm25
+from services.retriever.segments.bm25 import K1, B, Postings, Weighed, joined, keys_of, weigh
+from services.retriever.segments.packed import Mask, Rows
 
 
 class Index:

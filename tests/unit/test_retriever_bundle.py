@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from services.retriever import bundle
-from services.retriever.bundle import Damaged
+from services.retriever.segments import bundle
+from services.retriever.segments.bundle import Damaged
 
 ARRAYS: dict[str, NDArray[Any]] = {
     "empty": np.zeros((0, 7), np.float32),

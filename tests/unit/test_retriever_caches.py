@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.deadline import Deadline
-from services.retriever.caching import Lru
 from services.retriever.embedders.none import NoEmbedder
-from services.retriever.filtering import compile_filter
 from services.retriever.ports import Embedder
-from services.retriever.queries import MAX_KEPT, QueryVectors
+from services.retriever.search.caching import Lru
+from services.retriever.search.filtering import compile_filter
+from services.retriever.search.queries import MAX_KEPT, QueryVectors
 from services.retriever.types import CollectionKey, Found, Query, Vectors
 from services.retriever.workers import Workers
 from tests.support.retrieval import KEY, BagOfWords, House, house, put

@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from services.retriever.charsets import decode
+from services.retriever.documents.charsets import decode
 from weft.errors import WeftError
 
 FRENCH = "Le café est fermé; à bientôt, élève. Où êtes-vous passée hier soir?"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.retriever.chunking import LEAST_UNITS, MAX_CODE_UNITS, TARGET_UNITS, chunk, units
+from services.retriever.documents.chunking import LEAST_UNITS, MAX_CODE_UNITS, TARGET_UNITS, chunk, units
+from services.retriever.documents.sentences import sentence_spans
 from services.retriever.parsers import markdown, text
-from services.retriever.sentences import sentence_spans
 from services.retriever.types import Chunk
 
 SENTENCE = "The bridge over the river was built by the town in the year after the great flood. "

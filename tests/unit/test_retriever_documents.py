@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pypdf
 import pytest
 
-from services.retriever import reading
-from services.retriever.limits import Limits
+from services.retriever.documents import reading
+from services.retriever.documents.limits import Limits
 from services.retriever.parsers import docx, html, pdf
 from services.retriever.types import BlockKind, Parsed
 from tests.support import documents

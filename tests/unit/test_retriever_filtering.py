@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.retriever.filtering import compile_filter
-from services.retriever.filtersyntax import MAX_CHARS, MAX_DEPTH, MAX_RESTRICTIONS
+from services.retriever.search.filtering import compile_filter
+from services.retriever.search.filtersyntax import MAX_CHARS, MAX_DEPTH, MAX_RESTRICTIONS
 from services.retriever.types import Document
 from weft.errors import WeftError
 

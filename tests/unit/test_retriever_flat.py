@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.retriever.cosines import cosines
 from services.retriever.indexes.faiss import SCAN_ALL
-from services.retriever.packed import Mask
 from services.retriever.ports import VectorIndex
+from services.retriever.segments.cosines import cosines
+from services.retriever.segments.packed import Mask
 from services.retriever.types import Vectors
 from tests.support.retrieval import indexes
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.retriever.fusion import candidate_count, fuse
+from services.retriever.search.fusion import candidate_count, fuse
 
 SCORES = st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=30)
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from services.retriever import reading
-from services.retriever.limits import Limits
-from services.retriever.parsing import Parsers
+from services.retriever.documents import reading
+from services.retriever.documents.limits import Limits
+from services.retriever.documents.parsing import Parsers
 from tests.support import documents
 from tests.support.documents import page_of_words, stream, written
 from weft.errors import WeftError

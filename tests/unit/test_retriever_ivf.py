@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from services.retriever import merging
 from services.retriever.indexes import _ivf, faiss
 from services.retriever.indexes._ivf import IvfIndex
 from services.retriever.indexes.faiss import FlatIndex
-from services.retriever.joining import join
-from services.retriever.packed import Mask
 from services.retriever.ports import VectorIndex
-from services.retriever.replica import State
+from services.retriever.replicas import merging
+from services.retriever.replicas.replica import State
+from services.retriever.segments.joining import join
+from services.retriever.segments.packed import Mask
 from services.retriever.types import Vectors
 from tests.support.retrieval import KEY, indexes
 from tests.unit.test_retriever_view import answers, stored, view_of

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.retriever.lexicon import SINGLE_WEIGHT, spans, terms, weighted
+from services.retriever.segments.lexicon import SINGLE_WEIGHT, spans, terms, weighted
 
 
 def test_words_are_folded_and_lose_their_plural() -> None:

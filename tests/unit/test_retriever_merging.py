@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from mesh.deadline import Deadline
-from services.retriever import joining, merging
-from services.retriever.joining import MAX_PARTS, TAIL_PARTS, TAIL_ROWS, join
-from services.retriever.merging import FANOUT, Merger, due, with_joined
-from services.retriever.replica import State
+from services.retriever.replicas import merging
+from services.retriever.replicas.merging import FANOUT, Merger, due, with_joined
+from services.retriever.replicas.replica import State
+from services.retriever.segments import joining
+from services.retriever.segments.joining import MAX_PARTS, TAIL_PARTS, TAIL_ROWS, join
+from services.retriever.segments.view import View
 from services.retriever.types import Epoch, Query
-from services.retriever.view import View
 from services.retriever.workers import Workers
 from tests.support.retrieval import KEY, house, indexes, put
 from tests.unit.test_retriever_view import COLLECTION, answers, stored, view_of

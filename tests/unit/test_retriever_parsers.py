@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.retriever import reading
-from services.retriever.chunking import TARGET_UNITS, units
+from services.retriever.documents import reading
+from services.retriever.documents.chunking import TARGET_UNITS, units
 from services.retriever.parsers import markdown, text
 from services.retriever.types import BlockKind, Parsed
 from weft.errors import WeftError

@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 import psutil
 import pytest
 
-from services.retriever import reading
-from services.retriever.limits import Limits, problem_of
-from services.retriever.parsing import Parsers
+from services.retriever.documents import reading
+from services.retriever.documents.limits import Limits, problem_of
+from services.retriever.documents.parsing import Parsers
 from weft.errors import WeftError
 
 MIB = 1 << 20
@@ -40,7 +40,7 @@ async def failure(pool: Parsers, data: bytes) -> WeftError:
 
 async def test_a_document_read_in_a_process_comes_out_as_if_read_here() -> None:
     text = "\n\n".join(f"Paragraph {number}. " + "It is long, é and 中文. " * 40 for number in range(300))
-    async with parsers(module="services.retriever.parsing_child") as pool:
+    async with parsers(module="services.retriever.documents.parsing_child") as pool:
         for kind in ("text/plain", "text/markdown"):
             assert await pool.parse(text.encode(), kind) == reading.cut(text.encode(), kind, "", Limits())
         assert await pool.parse(b"# Top\n\n## Deep\n\ntext", "text/markdown") == reading.cut(
@@ -157,8 +157,8 @@ async def test_processes_that_cannot_start_are_told_as_such() -> None:
 
 _SERVICE = f"""
 import asyncio
-from services.retriever.limits import Limits, problem_of
-from services.retriever.parsing import Parsers
+from services.retriever.documents.limits import Limits, problem_of
+from services.retriever.documents.parsing import Parsers
 async def main():
     pool = Parsers(Limits(), 1, module={HOSTILE!r})
     await pool.parse(b"parent", "text/plain")

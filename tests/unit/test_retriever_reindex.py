@@ -16,14 +16,14 @@ from opentelemetry.trace import NoOpTracer
 from mesh.deadline import Deadline
 from mesh.jobs import Job, JobState
 from mesh.jobs.worker import Running, Worker
-from services.retriever import reindex
-from services.retriever.limits import Limits
+from services.retriever.documents.limits import Limits
+from services.retriever.documents.parsing import Parsers
+from services.retriever.ingest import reindex
+from services.retriever.ingest.preparing import Preparer
+from services.retriever.ingest.reindex import Reindexer
 from services.retriever.logs import sqlite
-from services.retriever.parsing import Parsers
 from services.retriever.ports import Changes, Embedder, Log
-from services.retriever.preparing import Preparer
-from services.retriever.reindex import Reindexer
-from services.retriever.replica import Replica
+from services.retriever.replicas.replica import Replica
 from services.retriever.types import Collection, CollectionKey, Epoch, Query, Vectors
 from services.retriever.workers import Workers
 from tests.support.retrieval import KEY, OPENERS, BagOfWords, House, house, indexes, put

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from mesh.deadline import Deadline
-from services.retriever.finding import find
 from services.retriever.ports import Changes
-from services.retriever.queries import ask
-from services.retriever.replica import State, next_state
+from services.retriever.replicas.replica import State, next_state
+from services.retriever.search.finding import find
+from services.retriever.search.queries import ask
 from services.retriever.types import CollectionKey, Epoch, Query
 from tests.support.retrieval import KEY, BagOfWords, House, house, indexes, put
 from weft.errors import WeftError

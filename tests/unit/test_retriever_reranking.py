@@ -12,7 +12,7 @@ import pytest
 from mesh.deadline import Deadline
 from mesh.plugins import Url
 from services.retriever.ports import Scores
-from services.retriever.search import Searcher
+from services.retriever.search.searching import Searcher
 from services.retriever.types import Found, Query
 from tests.support.retrieval import KEY, House, house, put
 from weft.errors import WeftError

@@ -8,8 +8,8 @@ import pytest
 
 from mesh.deadline import Deadline
 from services.retriever.embedders.none import NoEmbedder
-from services.retriever.finding import find, highlights
-from services.retriever.queries import ask
+from services.retriever.search.finding import find, highlights
+from services.retriever.search.queries import ask
 from services.retriever.types import Found, Query
 from tests.support.retrieval import KEY, BagOfWords, House, house, put
 from weft.errors import WeftError

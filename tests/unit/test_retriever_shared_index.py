@@ -13,12 +13,12 @@ import pytest
 
 from mesh.deadline import Deadline
 from mesh.plugins import Url
-from services.retriever import applying
-from services.retriever.applying import Applier
 from services.retriever.indexes import pgvector
 from services.retriever.indexes.pgvector import PgvectorIndex
 from services.retriever.ports import Changes
-from services.retriever.queries import ask as embed
+from services.retriever.replicas import applying
+from services.retriever.replicas.applying import Applier
+from services.retriever.search.queries import ask as embed
 from services.retriever.types import Epoch, Found, Query
 from tests.support.postgresql import PostgresqlServer, postgresql_server  # noqa: F401 - a fixture
 from tests.support.retrieval import KEY, BagOfWords, House, house, put

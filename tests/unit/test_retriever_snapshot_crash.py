@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from services.retriever.lexicon import weighted
-from services.retriever.replica import State
-from services.retriever.snapshots import Snapshots
-from services.retriever.view import View
+from services.retriever.replicas.replica import State
+from services.retriever.replicas.snapshots import Snapshots
+from services.retriever.segments.lexicon import weighted
+from services.retriever.segments.view import View
 from tests.support.retrieval import KEY, indexes
 from tests.unit.test_retriever_view import COLLECTION, stored
 

@@ -16,12 +16,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from mesh.deadline import Deadline
-from services.retriever import bundle
-from services.retriever.keeping import Keeper, with_stored
-from services.retriever.replica import State
-from services.retriever.snapshots import Snapshots
+from services.retriever.replicas.keeping import Keeper, with_stored
+from services.retriever.replicas.replica import State
+from services.retriever.replicas.snapshots import Snapshots
+from services.retriever.segments import bundle
+from services.retriever.segments.view import View
 from services.retriever.types import Epoch, Query
-from services.retriever.view import View
 from tests.support.retrieval import KEY, House, house, indexes, put
 from tests.unit.test_retriever_view import COLLECTION, answers, stored
 
@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_passed_over(tmp_path: Path, monkeypatch: pytest.Mo
         snapshots.save(state(1, 1))
     with place(tmp_path, "b" * 32) as other:
         assert other.load() == State()
-    monkeypatch.setattr("services.retriever.snapshots.lexicon", json)  # as if other code read the words
+    monkeypatch.setattr("services.retriever.replicas.snapshots.lexicon", json)  # as if other code read the words
     with place(tmp_path) as again:
         assert again.load() == State()
         assert again.damaged == 0

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.retriever.finding import find
-from services.retriever.joining import join
-from services.retriever.merging import Job, with_joined
 from services.retriever.ports import StoredDocument
-from services.retriever.queries import ask
-from services.retriever.replica import State
+from services.retriever.replicas.merging import Job, with_joined
+from services.retriever.replicas.replica import State
+from services.retriever.search.finding import find
+from services.retriever.search.queries import ask
+from services.retriever.segments.joining import join
+from services.retriever.segments.view import View
 from services.retriever.types import Chunk, Collection, Document, Query
-from services.retriever.view import View
 from tests.support.retrieval import DIMENSION, KEY, BagOfWords, indexes
 
 WORDS = [f"w{n}" for n in range(12)]
@@ -144,7 +144,7 @@ def test_a_filter_is_asked_once_per_document_and_remembered() -> None:
 
 
 def test_documents_whose_names_share_a_key_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.retriever.segment.term_key", lambda term: len(term) % 2)
+    monkeypatch.setattr("services.retriever.segments.segment.term_key", lambda term: len(term) % 2)
     view = view_of(*(stored(name, f"word {name}") for name in ("a", "b", "cc", "dd")))
     view = view.changed(COLLECTION, [], ["b", "dd", "zz"])
     assert sorted({name for name, *_ in answers(view, "word")}) == ["a", "cc"]

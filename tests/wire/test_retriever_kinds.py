@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.retriever import reading
+from services.retriever.documents import reading
 from tests.support import documents
 from tests.support.documents import page_of_words
 from tests.support.retriever_server import epoch_of, header, served, start

@@ -17,7 +17,7 @@ from mesh import postgresql
 from mesh.plugins import Url
 from mesh.postgresql import Database
 from services.retriever.blobs import _postgresql_tables as sql
-from services.retriever.uploads import BlobKey, damaged_blob
+from services.retriever.ingest.uploads import BlobKey, damaged_blob
 
 if TYPE_CHECKING:
     from mesh.postgresql import Connection

@@ -24,7 +24,7 @@ from typing import BinaryIO, Final, TypeVar
 
 from mesh.plugins import Url
 from mesh.settings import directory_of
-from services.retriever.uploads import BlobKey, damaged_blob
+from services.retriever.ingest.uploads import BlobKey, damaged_blob
 from weft.errors import Reason, error
 
 PART_BYTES: Final = 1 << 20

@@ -17,12 +17,12 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from mesh.plugins import Url
+from services.retriever.embedders._vocabulary import knowledge
 from services.retriever.embedding import plain
 from services.retriever.minilm.source import TOKENIZER
 from services.retriever.minilm.store import ONNX, default_cache_dir, find
 from services.retriever.ports import EmbedderFiles
 from services.retriever.types import Vectors
-from services.retriever.vocabulary import knowledge
 from weft.errors import Reason, error
 
 DIMENSION: Final = 384

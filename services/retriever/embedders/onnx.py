@@ -29,10 +29,10 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from mesh.plugins import Url
+from services.retriever.embedders._vocabulary import knowledge
 from services.retriever.embedding import only, whole_number
 from services.retriever.ports import EmbedderFiles
 from services.retriever.types import Vectors
-from services.retriever.vocabulary import knowledge
 from weft.errors import Reason, error
 
 POOLINGS: Final = ("mean", "cls", "max", "last")

@@ -22,9 +22,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retriever.cosines import cosines
-from services.retriever.packed import Mask, Rows
 from services.retriever.ports import Scores
+from services.retriever.segments.cosines import cosines
+from services.retriever.segments.packed import Mask, Rows
 from services.retriever.types import Vectors
 
 RECALL: Final = 0.98

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mesh.plugins import Url
-from services.retriever.cosines import cosines
 from services.retriever.indexes import _ivf
-from services.retriever.packed import Mask, Rows
 from services.retriever.ports import Scores, VectorIndex
+from services.retriever.segments.cosines import cosines
+from services.retriever.segments.packed import Mask, Rows
 from services.retriever.types import Vectors
 
 SCAN_ALL: Final = 512

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
+from services.retriever.ingest.uploads import Fenced, Item, Receipt
 from services.retriever.types import Outcome
-from services.retriever.uploads import Fenced, Item, Receipt
 from weft.common.v1 import error_pb2
 from weft.errors import Reason, WeftError, error, from_proto, to_proto
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 from mesh import postgresql
 from mesh.plugins import Url
 from mesh.postgresql import Bell, Database
+from services.retriever.ingest.uploads import Held, Item, Receipt
 from services.retriever.intakes import _postgresql_tables as sql
 from services.retriever.intakes._rows import content, error_bytes, fenced, reused, to_item, to_receipt
 from services.retriever.types import document_name
-from services.retriever.uploads import Held, Item, Receipt
 
 if TYPE_CHECKING:
     from mesh.postgresql import Connection

@@ -20,10 +20,10 @@ from mesh import database
 from mesh.database import Database
 from mesh.plugins import Url
 from mesh.settings import directory_of
+from services.retriever.ingest.uploads import Held, Item, Receipt
 from services.retriever.intakes import _tables as sql
 from services.retriever.intakes._rows import content, error_bytes, fenced, reused, to_item, to_receipt
 from services.retriever.types import document_name
-from services.retriever.uploads import Held, Item, Receipt
 
 _SWEEP_UPLOADS: Final = 20
 

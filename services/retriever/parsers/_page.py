@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from services.retriever.chunking import MAX_CODE_UNITS, TARGET_UNITS, units
+from services.retriever.documents.chunking import MAX_CODE_UNITS, TARGET_UNITS, units
 from services.retriever.types import Block, BlockKind, Parsed
 
 MAX_TITLE_CHARS: Final = 120

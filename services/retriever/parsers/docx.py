@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from lxml import etree
 
-from services.retriever.limits import Limits, problem_of
+from services.retriever.documents.limits import Limits, problem_of
 from services.retriever.parsers import html
 from services.retriever.types import Parsed
 from weft.errors import Reason, WeftError, error

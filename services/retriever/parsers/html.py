@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from lxml import etree
 
-from services.retriever.limits import Limits
+from services.retriever.documents.limits import Limits
 from services.retriever.parsers._page import Page
 from services.retriever.parsers.text import decode
 from services.retriever.types import Parsed

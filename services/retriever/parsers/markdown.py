@@ -17,7 +17,7 @@ from typing import Final
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from services.retriever.limits import Limits
+from services.retriever.documents.limits import Limits
 from services.retriever.parsers._page import Page
 from services.retriever.parsers.text import decode
 from services.retriever.types import Parsed

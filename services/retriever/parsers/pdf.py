@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from services.retriever.limits import Limits, problem_of, too_large
+from services.retriever.documents.limits import Limits, problem_of, too_large
 from services.retriever.parsers import _lines
 from services.retriever.parsers._lines import Entry, Line
 from services.retriever.parsers.text import tidy

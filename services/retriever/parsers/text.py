@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from services.retriever import charsets
-from services.retriever.limits import Limits
+from services.retriever.documents import charsets
+from services.retriever.documents.limits import Limits
 from services.retriever.parsers._page import MAX_TITLE_CHARS
 from services.retriever.types import Block, BlockKind, Parsed
 

@@ -18,11 +18,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retriever import bm25
-from services.retriever.packed import Mask, Rows, gathered_texts
-from services.retriever.part import Part
 from services.retriever.ports import VectorIndex, VectorIndexes
-from services.retriever.segment import Chunks, Documents, Segment
+from services.retriever.segments import bm25
+from services.retriever.segments.packed import Mask, Rows, gathered_texts
+from services.retriever.segments.part import Part
+from services.retriever.segments.segment import Chunks, Documents, Segment
 
 TAIL_ROWS: Final = 256  # segments up to this size are joined with the change that brings too many of them
 TAIL_PARTS: Final = 8

@@ -13,16 +13,16 @@ from mesh.jobs import Jobs, Limits
 from mesh.jobs.metrics import watch
 from mesh.jobs.worker import Worker
 from mesh.plugins import Url
-from services.retriever import ingest, reindex, results
 from services.retriever.embedding import Embedders
-from services.retriever.ingest import Ingestor
+from services.retriever.ingest import ingesting, reindex, results
+from services.retriever.ingest.ingesting import Ingestor
+from services.retriever.ingest.preparing import Preparer
+from services.retriever.ingest.receiving import Receiver
+from services.retriever.ingest.reindex import Reindexer
+from services.retriever.ingest.sweeping import sweep_uploads
+from services.retriever.ingest.uploads import Blobs, Intake
 from services.retriever.ports import Log
-from services.retriever.preparing import Preparer
-from services.retriever.receiving import Receiver
-from services.retriever.reindex import Reindexer
 from services.retriever.settings import BLOBS, INTAKES, QUEUES, Settings
-from services.retriever.sweeping import sweep_uploads
-from services.retriever.uploads import Blobs, Intake
 
 _JOBS_AT_ONCE: Final = 4  # each may hold two documents in memory
 
@@ -52,7 +52,7 @@ async def workshop(
         receiver = Receiver(jobs, intake, blobs, log.log_id, options.bounds)
         stack.push_async_callback(receiver.close)
         handlers = {
-            ingest.KIND: results.of_ingest(Ingestor(log, embedders, preparer, intake, blobs)),
+            ingesting.KIND: results.of_ingest(Ingestor(log, embedders, preparer, intake, blobs)),
             reindex.KIND: results.of_reindex(Reindexer(log, embedders, preparer)),
         }
         worker = Worker(

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from services.retriever.filtersyntax import And, Literal, Node, Not, Restriction, invalid, parse
+from services.retriever.search.filtersyntax import And, Literal, Node, Not, Restriction, invalid, parse
 from services.retriever.types import Document, Filter
 
 Predicate = Callable[[Document], bool]

@@ -24,13 +24,13 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retriever.bm25 import Weighed, keys_of, term_key, weigh
-from services.retriever.cosines import cosines
-from services.retriever.joining import tidied
-from services.retriever.packed import Mask, Rows
-from services.retriever.part import Part
 from services.retriever.ports import Place, Scores, Slots, StoredDocument, VectorIndexes
-from services.retriever.segment import Entry, build, name_keys
+from services.retriever.segments.bm25 import Weighed, keys_of, term_key, weigh
+from services.retriever.segments.cosines import cosines
+from services.retriever.segments.joining import tidied
+from services.retriever.segments.packed import Mask, Rows
+from services.retriever.segments.part import Part
+from services.retriever.segments.segment import Entry, build, name_keys
 from services.retriever.types import Collection, Document, Vectors
 
 __all__ = ["Entry", "Version", "View"]

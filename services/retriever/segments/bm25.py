@@ -30,8 +30,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retriever.packed import Mask, Rows, unhurried
 from services.retriever.ports import Scores
+from services.retriever.segments.packed import Mask, Rows, unhurried
 
 # Chunks are short passages: what stands in one twice says little more than once. Tuned by others on MS MARCO's
 # passages (Anserini, for MRR); 1.2 and 0.75 suit whole documents.

@@ -11,8 +11,8 @@ import logging
 from typing import Final
 
 from mesh.jobs import Jobs
+from services.retriever.ingest.uploads import Blobs, Intake
 from services.retriever.ports import Log
-from services.retriever.uploads import Blobs, Intake
 from weft.errors import Reason, WeftError
 
 _log = logging.getLogger(__name__)

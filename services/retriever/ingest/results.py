@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mesh.jobs.worker import Handler, Running
 from services.retriever import messages
-from services.retriever.ingest import Ingestor
-from services.retriever.reindex import Reindexer
+from services.retriever.ingest.ingesting import Ingestor
+from services.retriever.ingest.reindex import Reindexer
 
 
 def of_ingest(ingestor: Ingestor) -> Handler:

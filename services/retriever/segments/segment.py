@@ -29,10 +29,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retriever.bm25 import Postings, term_key
-from services.retriever.lexicon import terms
-from services.retriever.packed import Mask, Rows, Texts, unhurried
 from services.retriever.ports import StoredDocument, VectorIndex, VectorIndexes
+from services.retriever.segments.bm25 import Postings, term_key
+from services.retriever.segments.lexicon import terms
+from services.retriever.segments.packed import Mask, Rows, Texts, unhurried
 from services.retriever.types import Chunk, Document
 
 _RECORDS_KEPT: Final = 512  # documents' records that stay decoded, per segment

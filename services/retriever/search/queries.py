@@ -22,8 +22,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.retriever.caching import Lru
 from services.retriever.ports import Embedder
+from services.retriever.search.caching import Lru
 from services.retriever.types import Vectors
 from services.retriever.workers import Workers
 from weft.errors import Reason, WeftError, error

@@ -16,9 +16,9 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from services.retriever.replica import Replica, State
-from services.retriever.segment import Segment
-from services.retriever.snapshots import Snapshots
+from services.retriever.replicas.replica import Replica, State
+from services.retriever.replicas.snapshots import Snapshots
+from services.retriever.segments.segment import Segment
 from services.retriever.workers import Workers
 from weft import names
 

@@ -27,9 +27,9 @@ from typing import Final
 from mesh.jobs import Job, Jobs, JobState, Submission
 from mesh.jobs.worker import Running, traceparent
 from services.retriever.embedding import Embedders
+from services.retriever.errors import unknown_collection
+from services.retriever.ingest.preparing import Preparer
 from services.retriever.ports import Embedder, Log
-from services.retriever.preparing import Preparer
-from services.retriever.search import unknown_collection
 from services.retriever.types import Collection, CollectionKey, Epoch
 from weft.errors import Reason, WeftError, error
 

@@ -23,11 +23,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from services.retriever.joining import TAIL_ROWS, Joined, join
-from services.retriever.part import Part
-from services.retriever.replica import Replica, State
+from services.retriever.replicas.replica import Replica, State
+from services.retriever.segments.joining import TAIL_ROWS, Joined, join
+from services.retriever.segments.part import Part
+from services.retriever.segments.view import View
 from services.retriever.types import CollectionKey
-from services.retriever.view import View
 from services.retriever.workers import Workers
 
 _log = logging.getLogger(__name__)

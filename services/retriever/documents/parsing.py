@@ -29,12 +29,12 @@ from typing import Any, Final
 
 import psutil
 
-from services.retriever.limits import Limits
+from services.retriever.documents.limits import Limits
 from services.retriever.types import Chunk
 from weft.errors import Reason, WeftError, error
 
 _log = logging.getLogger(__name__)
-CHILD: Final = "services.retriever.parsing_child"
+CHILD: Final = "services.retriever.documents.parsing_child"
 MAX_FRAME_BYTES: Final = 8 << 20
 LENGTH_BYTES: Final = 4
 _MAX_WAITING: Final = 256

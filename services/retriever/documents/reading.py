@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from email.message import Message
 from typing import Final, Protocol
 
-from services.retriever.chunking import chunk
-from services.retriever.limits import Limits
+from services.retriever.documents.chunking import chunk
+from services.retriever.documents.limits import Limits
 from services.retriever.types import Chunk, Parsed
 from weft.errors import Reason, error
 

@@ -30,10 +30,10 @@ from typing import Final
 from mesh.jobs import Job, Jobs, JobState, Submission, unknown_job
 from mesh.jobs.worker import traceparent
 from mesh.validation import invalid
-from services.retriever import ingest
-from services.retriever.ingest import IDLE_S, SILENCE_S, Tally
+from services.retriever.ingest import ingesting
+from services.retriever.ingest.ingesting import IDLE_S, SILENCE_S, Tally
+from services.retriever.ingest.uploads import Blobs, BlobWriter, Intake, Item
 from services.retriever.types import Collection, Incoming, Outcome, Progress
-from services.retriever.uploads import Blobs, BlobWriter, Intake, Item
 from weft.errors import Reason, WeftError, error
 
 _SIGN_EVERY_S: Final = SILENCE_S / 3
@@ -162,7 +162,9 @@ class _Upload:
 
     async def _begin(self) -> Job:
         key = self._collection.key
-        wanted = Submission(self._tenant, ingest.KIND, self._request_id, ingest.payload(key), traceparent=traceparent())
+        wanted = Submission(
+            self._tenant, ingesting.KIND, self._request_id, ingesting.payload(key), traceparent=traceparent()
+        )
         job = await self._jobs.submit(wanted)
         if job.state is JobState.CANCELLED:
             raise _cancelled(job)

@@ -35,11 +35,11 @@ from typing import Final
 from mesh.jobs import Job, LeaseLost
 from mesh.jobs.worker import Park, Running
 from services.retriever.embedding import Embedders
+from services.retriever.errors import unknown_collection
+from services.retriever.ingest.preparing import Prepared, Preparer
+from services.retriever.ingest.uploads import BlobKey, Blobs, Fenced, Intake, Item
 from services.retriever.ports import Embedder, Log
-from services.retriever.preparing import Prepared, Preparer
-from services.retriever.search import unknown_collection
 from services.retriever.types import Collection, CollectionKey, Document, Epoch, Outcome, Progress, document_name
-from services.retriever.uploads import BlobKey, Blobs, Fenced, Intake, Item
 from weft.errors import Reason, WeftError, error
 
 _log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from services.retriever.sentences import sentence_spans
+from services.retriever.documents.sentences import sentence_spans
 from services.retriever.types import Block, BlockKind, Chunk, Parsed
 
 TARGET_UNITS: Final = 900

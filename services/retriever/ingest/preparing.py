@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from services.retriever import reading
-from services.retriever.parsing import Parsers
+from services.retriever.documents import reading
+from services.retriever.documents.parsing import Parsers
+from services.retriever.ingest.uploads import Item
 from services.retriever.ports import Embedder, Log
-from services.retriever.segment import indexed_text
+from services.retriever.segments.segment import indexed_text
 from services.retriever.types import Chunk, Collection, Document, Vectors, document_name
-from services.retriever.uploads import Item
 from services.retriever.workers import Workers
 
 GROUP_CHUNKS: Final = 32  # embedded and staged together: a transaction of well under 10 ms

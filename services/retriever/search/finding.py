@@ -17,13 +17,13 @@ from typing import Final
 
 import numpy as np
 
-from services.retriever.fusion import candidate_count, fuse
-from services.retriever.lexicon import spans, weighted
-from services.retriever.packed import Mask
 from services.retriever.ports import Place, Scores, Slots
-from services.retriever.queries import Asked
+from services.retriever.search.fusion import candidate_count, fuse
+from services.retriever.search.queries import Asked
+from services.retriever.segments.lexicon import spans, weighted
+from services.retriever.segments.packed import Mask
+from services.retriever.segments.view import View
 from services.retriever.types import Hit, Query
-from services.retriever.view import View
 
 _OVER_FETCH: Final = 4  # with a cap per document, hits that fall to it need others to take their place
 _MAX_HIGHLIGHTS: Final = 64

@@ -22,18 +22,19 @@ from collections.abc import Hashable
 from typing import Final
 
 from mesh.deadline import Deadline
-from services.retriever.caching import Lru
 from services.retriever.embedding import Embedders
-from services.retriever.finding import find
+from services.retriever.errors import unknown_collection
 from services.retriever.ports import Embedder, Reranker
-from services.retriever.queries import Asked, QueryVectors, ask
-from services.retriever.replica import Replica
-from services.retriever.reranking import deepened, reranked
-from services.retriever.sharing import SharedSide
-from services.retriever.types import CollectionKey, Epoch, Found, Hit, Lack, Query
-from services.retriever.view import View
+from services.retriever.replicas.replica import Replica
+from services.retriever.search.caching import Lru
+from services.retriever.search.finding import find
+from services.retriever.search.queries import Asked, QueryVectors, ask
+from services.retriever.search.reranking import deepened, reranked
+from services.retriever.search.sharing import SharedSide
+from services.retriever.segments.view import View
+from services.retriever.types import Epoch, Found, Hit, Lack, Query
 from services.retriever.workers import Workers
-from weft.errors import Reason, WeftError, error
+from weft.errors import Reason, WeftError
 
 # Up to here, and without embedding, a search takes about half a millisecond: less than handing it to a
 # thread and back costs a busy process.
@@ -186,15 +187,6 @@ def _key(view: View, query: Query) -> Hashable:
 def _ask_and_find(view: View, query: Query, embedder: Embedder) -> tuple[Asked, tuple[Hit, ...]]:
     asked = ask(embedder, query.text)
     return asked, find(view, query, asked)
-
-
-def unknown_collection(key: CollectionKey) -> WeftError:
-    """The error of a collection that isn't there."""
-    return error(
-        Reason.COLLECTION_NOT_FOUND,
-        f"there is no {key.resource}; ingesting a document into it makes it, and so does CreateCollection",
-        collection=key.resource,
-    )
 
 
 def _lack(why: str) -> Lack:

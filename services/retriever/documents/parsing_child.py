@@ -1,4 +1,4 @@
-"""The process in which documents are read: ``python -m services.retriever.parsing_child PARENT_PID LIMITS``.
+"""The process in which documents are read: ``python -m services.retriever.documents.parsing_child PARENT_PID LIMITS``.
 
 Started by ``parsing`` and spoken to over stdin and stdout; no one else's to run. Before the first document it
 
@@ -25,9 +25,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from services.retriever import reading
-from services.retriever.limits import Limits, problem_of
-from services.retriever.parsing import LENGTH_BYTES
+from services.retriever.documents import reading
+from services.retriever.documents.limits import Limits, problem_of
+from services.retriever.documents.parsing import LENGTH_BYTES
 from services.retriever.types import Chunk
 from weft.errors import Reason, WeftError, error
 

@@ -12,10 +12,10 @@ from typing import Any, TypeVar, get_type_hints
 
 from numpy.typing import NDArray
 
-from services.retriever import bundle
-from services.retriever.bm25 import Postings
 from services.retriever.ports import VectorIndexes
-from services.retriever.segment import Chunks, Documents, Segment
+from services.retriever.segments import bundle
+from services.retriever.segments.bm25 import Postings
+from services.retriever.segments.segment import Chunks, Documents, Segment
 
 T = TypeVar("T")
 SUFFIX = ".segment"

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retriever.packed import Mask
-from services.retriever.segment import Segment
+from services.retriever.segments.packed import Mask
+from services.retriever.segments.segment import Segment
 
 
 @dataclass(frozen=True, slots=True)

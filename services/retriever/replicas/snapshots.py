@@ -35,15 +35,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from services.retriever import bundle, lexicon, stored_segments
-from services.retriever.bundle import Damaged
-from services.retriever.part import Part
 from services.retriever.ports import VectorIndexes
-from services.retriever.replica import State
-from services.retriever.segment import Segment, indexed_text
-from services.retriever.stored_segments import SUFFIX
+from services.retriever.replicas.replica import State
+from services.retriever.segments import bundle, lexicon, stored_segments
+from services.retriever.segments.bundle import Damaged
+from services.retriever.segments.part import Part
+from services.retriever.segments.segment import Segment, indexed_text
+from services.retriever.segments.stored_segments import SUFFIX
+from services.retriever.segments.view import View
 from services.retriever.types import Collection, CollectionKey
-from services.retriever.view import View
 
 _log = logging.getLogger(__name__)
 LAYOUT: Final = 1  # raise it with every change of what a segment or a manifest holds

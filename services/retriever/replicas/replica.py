@@ -29,8 +29,8 @@ from typing import Final
 
 from mesh.deadline import Deadline
 from services.retriever.ports import Changes, Log, StoredDocument, VectorIndexes
+from services.retriever.segments.view import View
 from services.retriever.types import CollectionKey, Epoch
-from services.retriever.view import View
 from services.retriever.workers import Workers
 from weft.errors import Reason, WeftError, error
 

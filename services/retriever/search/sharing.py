@@ -24,11 +24,11 @@ from typing import Any, Final, TypeVar
 from numpy.typing import NDArray
 
 from mesh.deadline import Deadline
-from services.retriever.finding import begun, finished
 from services.retriever.ports import Scores, SharedIndex, Slots, VectorIndex
-from services.retriever.queries import Asked
+from services.retriever.search.finding import begun, finished
+from services.retriever.search.queries import Asked
+from services.retriever.segments.view import View
 from services.retriever.types import Hit, Lack, Query, Vectors
-from services.retriever.view import View
 from services.retriever.workers import Workers
 from weft.errors import Reason, WeftError, error
 
