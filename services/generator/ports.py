@@ -2,7 +2,7 @@
 
 A backend is one file in `models/`, named by its URL's scheme, with a function
 
-    def open(url: Url) -> Model
+    def open(url: Url, surroundings: Surroundings = ALONE) -> Model
 
 that checks the URL and returns at once. What must be loaded or connected, `start` does: the service is
 not SERVING before it is done.
@@ -10,10 +10,25 @@ not SERVING before it is done.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Protocol
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from services.generator.types import Capabilities, ModelEvent, ModelLoad, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a backend may use of its process."""
+
+    api_keys: Mapping[str, str] = field(default_factory=dict)
+    """Keys of servers, by host. Each goes to its host alone."""
+    fail: Callable[[BaseException], None] = lambda failure: None
+    """To be called when it can't be mended: the process goes NOT_SERVING and ends with 1."""
+
+
+ALONE: Final = Surroundings()
+"""Of a backend that nothing was given to."""
 
 
 class Model(Protocol):

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Annotated, Final
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from mesh import plugins
@@ -26,6 +26,21 @@ class GeneratorOptions(BaseModel):
         {"extractive": "extractive:"},
         description="models as a JSON object of names and URLs, in fallback order; the first is the default",
     )
+
+    api_keys: Annotated[dict[str, SecretStr], NoDecode] = Field(
+        {}, description="keys of model servers: host=key, separated by commas; each is sent to its host alone"
+    )
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _keys(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [(host.strip(), key.strip()) for host, _, key in (pair.partition("=") for pair in value.split(","))]
+        given = [(host, key) for host, key in pairs if host or key]
+        if not all(host and key and key.isascii() and key.isprintable() for host, key in given):
+            raise ValueError("is not host=key,host=key, keys in ASCII")
+        return dict(given)
 
     @field_validator("models", mode="before")
     @classmethod

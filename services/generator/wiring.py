@@ -10,7 +10,7 @@ from mesh.app import Runtime
 from mesh.plugins import Url
 from mesh.server import Binding
 from services.generator.generation import Generator
-from services.generator.ports import Model
+from services.generator.ports import Model, Surroundings
 from services.generator.servicer import GeneratorServicer
 from services.generator.settings import MODELS, Settings
 from weft.generator.v1 import generator_pb2, generator_pb2_grpc
@@ -21,9 +21,13 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
     """Open and start every model, in order; close them in reverse."""
     async with AsyncExitStack() as stack:
         models: dict[str, Model] = {}
+        surroundings = Surroundings(
+            api_keys={host: key.get_secret_value() for host, key in settings.generator.api_keys.items()},
+            fail=runtime.fail,
+        )
         for name, raw in settings.generator.models.items():
             url = Url.parse(raw)
-            model: Model = plugins.load(MODELS, url).open(url)
+            model: Model = plugins.load(MODELS, url).open(url, surroundings)
             stack.push_async_callback(model.close)
             await model.start()
             models[name] = model
