@@ -148,20 +148,22 @@ class GenerateResponse(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., started: _Optional[_Union[GenerateStarted, _Mapping]] = ..., delta: _Optional[_Union[GenerateDelta, _Mapping]] = ..., finished: _Optional[_Union[GenerateFinished, _Mapping]] = ...) -> None: ...
 
 class GenerateStarted(_message.Message):
-    __slots__ = ("model", "model_version", "backend", "can_resume", "prompt_token_ids", "template_version")
+    __slots__ = ("model", "model_version", "backend", "can_resume", "prompt_token_ids", "template_version", "can_repeat")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     CAN_RESUME_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CAN_REPEAT_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_version: str
     backend: str
     can_resume: bool
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     template_version: str
-    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[str] = ..., backend: _Optional[str] = ..., can_resume: bool = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., template_version: _Optional[str] = ...) -> None: ...
+    can_repeat: bool
+    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[str] = ..., backend: _Optional[str] = ..., can_resume: bool = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., template_version: _Optional[str] = ..., can_repeat: bool = ...) -> None: ...
 
 class GenerateDelta(_message.Message):
     __slots__ = ("text", "token_ids")
