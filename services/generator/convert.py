@@ -163,7 +163,15 @@ def _resume(message: pb.GenerateRequest) -> Resume | None:
     if not message.HasField("resume"):
         return None
     given = message.resume
-    return Resume(tuple(given.prompt_token_ids), tuple(given.output_token_ids), given.emitted_chars)
+    text = given.emitted_text
+    if text and len(text) != given.emitted_chars:
+        raise invalid(
+            "resume.emitted_text",
+            f"has {len(text)} characters, and resume.emitted_chars is {given.emitted_chars}; they must agree",
+            length=len(text),
+            emitted_chars=given.emitted_chars,
+        )
+    return Resume(tuple(given.prompt_token_ids), tuple(given.output_token_ids), given.emitted_chars, text)
 
 
 def response(event: Event, sequence: int, include_token_ids: bool) -> pb.GenerateResponse:
@@ -185,6 +193,7 @@ def _put_started(into: pb.GenerateStarted, event: Started, include_token_ids: bo
     into.model_version = event.capabilities.version
     into.backend = event.capabilities.backend
     into.can_resume = event.capabilities.can_resume
+    into.can_repeat = event.capabilities.can_repeat
     into.template_version = event.template_version
     if include_token_ids:
         into.prompt_token_ids.extend(event.prompt_token_ids)

@@ -64,6 +64,8 @@ class Resume:
     prompt_token_ids: tuple[int, ...]
     output_token_ids: tuple[int, ...]
     emitted_chars: int
+    emitted_text: str = ""
+    """The text itself, where the caller tells it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ class Capabilities:
     context_tokens: int = 0
     """Prompt and answer together; 0 where there is no limit."""
     can_resume: bool = False
+    can_repeat: bool = False
+    """Whether the same request always gets the same text, from any replica."""
     json_schema: bool = False
     """Whether it can hold its output to a schema."""
     reads_passages: bool = False

@@ -72,6 +72,7 @@ async def test_the_same_question_gets_the_same_answer(url: str) -> None:
     assert first.text == second.text
     assert first.token_ids == second.token_ids
     assert first.finished == second.finished
+    assert first.started.can_repeat == (first.started.backend == "extractive")
 
 
 @each(MODELS)

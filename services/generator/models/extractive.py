@@ -68,7 +68,7 @@ def open(url: Url, surroundings: Surroundings = ALONE) -> Extractive:
 class Extractive:
     """Answers in sentences of the passages."""
 
-    capabilities = Capabilities(backend="extractive", version="1", reads_passages=True)
+    capabilities = Capabilities(backend="extractive", version="1", can_repeat=True, reads_passages=True)
 
     def __init__(self) -> None:
         self._read_passage = passages.reader()
