@@ -82,7 +82,9 @@ class Usage:
     cached_tokens: int = 0
     """Those of the input that came from a cache."""
     cost_micros: int = 0
-    """Millionths of the operator's currency; 0 where there is no price table."""
+    """By the operator's price table, in millionths of its currency; 0 where it doesn't name the model."""
+    currency: str = ""
+    """ISO 4217: "EUR"."""
 
 
 @dataclass(frozen=True, slots=True)

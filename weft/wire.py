@@ -85,7 +85,8 @@ def citations(messages: Iterable[passage_pb2.Citation]) -> tuple[Citation, ...]:
 
 def usage(message: accounting_pb2.Usage) -> Usage:
     """What a model read and wrote."""
-    return Usage(message.input_tokens, message.output_tokens, message.cached_tokens, message.cost_micros)
+    m = message
+    return Usage(m.input_tokens, m.output_tokens, m.cached_tokens, m.cost_micros, m.currency)
 
 
 def degraded(messages: Iterable[accounting_pb2.Degradation]) -> tuple[Degradation, ...]:
@@ -158,6 +159,7 @@ def put_usage(into: accounting_pb2.Usage, value: Usage) -> None:
     into.output_tokens = value.output_tokens
     into.cached_tokens = value.cached_tokens
     into.cost_micros = value.cost_micros
+    into.currency = value.currency
 
 
 def put_degraded(into: Repeated[accounting_pb2.Degradation], values: Iterable[Degradation]) -> None:

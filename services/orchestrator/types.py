@@ -146,7 +146,7 @@ class Continuation:
 
     prompt_token_ids: tuple[int, ...]
     output_token_ids: tuple[int, ...]
-    emitted_chars: int
+    text: str  # that was shown already: all of these tokens' text or less
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ class Writing:
         prompted = self._prompted
         if prompted is None or not prompted.can_resume or not self._token_ids:
             return None
-        return Continuation(prompted.prompt_token_ids, tuple(self._token_ids), len(self.text))
+        return Continuation(prompted.prompt_token_ids, tuple(self._token_ids), self.text)
 
     async def _one_stream(self, prompt: Prompt, stream: _Stream, until_s: float, budget_s: float) -> GenerationFinished:
         async with aclosing(self._generator.generate(prompt)) as events:

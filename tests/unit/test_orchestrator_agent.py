@@ -578,7 +578,7 @@ async def test_a_model_that_can_is_continued_by_its_token_ids(tmp_path: Path) ->
                 if text_of(had) == "It is ":
                     break
         rest = await other.ask(request_id="r1", resume_turn=1, after_sequence=had[-1].sequence)
-    assert other.generator.prompts[0].continuation == Continuation((7, 8, 9), (1, 2, 3), len("It is "))
+    assert other.generator.prompts[0].continuation == Continuation((7, 8, 9), (1, 2, 3), "It is ")
     assert other.generator.prompts[0].model == "m"
     assert text_of(had + rest) == end_of(rest).text == "It is sampled."
 

@@ -129,7 +129,8 @@ def _resume(continuation: Continuation | None) -> pb.Resume | None:
     return pb.Resume(
         prompt_token_ids=continuation.prompt_token_ids,
         output_token_ids=continuation.output_token_ids,
-        emitted_chars=continuation.emitted_chars,
+        emitted_chars=len(continuation.text),
+        emitted_text=continuation.text,
     )
 
 

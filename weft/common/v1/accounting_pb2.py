@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fweft/common/v1/accounting.proto\x12\x0eweft.common.v1\"`\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x13\n\x0b\x63ost_micros\x18\x04 \x01(\x04\"N\n\x0b\x44\x65gradation\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08\x66\x61llback\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"f\n\x0bLedgerEntry\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x10\n\x08start_ms\x18\x02 \x01(\x01\x12\x13\n\x0b\x64uration_ms\x18\x03 \x01(\x01\x12\x11\n\tbudget_ms\x18\x04 \x01(\x01\x12\x0e\n\x06status\x18\x05 \x01(\t\"_\n\x06Ledger\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x01 \x01(\x01\x12\x12\n\nelapsed_ms\x18\x02 \x01(\x01\x12,\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x1b.weft.common.v1.LedgerEntryb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fweft/common/v1/accounting.proto\x12\x0eweft.common.v1\"r\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x13\n\x0b\x63ost_micros\x18\x04 \x01(\x04\x12\x10\n\x08\x63urrency\x18\x05 \x01(\t\"N\n\x0b\x44\x65gradation\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08\x66\x61llback\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"f\n\x0bLedgerEntry\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x10\n\x08start_ms\x18\x02 \x01(\x01\x12\x13\n\x0b\x64uration_ms\x18\x03 \x01(\x01\x12\x11\n\tbudget_ms\x18\x04 \x01(\x01\x12\x0e\n\x06status\x18\x05 \x01(\t\"_\n\x06Ledger\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x01 \x01(\x01\x12\x12\n\nelapsed_ms\x18\x02 \x01(\x01\x12,\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x1b.weft.common.v1.LedgerEntryb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'weft.common.v1.accounting_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_USAGE']._serialized_start=51
-  _globals['_USAGE']._serialized_end=147
-  _globals['_DEGRADATION']._serialized_start=149
-  _globals['_DEGRADATION']._serialized_end=227
-  _globals['_LEDGERENTRY']._serialized_start=229
-  _globals['_LEDGERENTRY']._serialized_end=331
-  _globals['_LEDGER']._serialized_start=333
-  _globals['_LEDGER']._serialized_end=428
+  _globals['_USAGE']._serialized_end=165
+  _globals['_DEGRADATION']._serialized_start=167
+  _globals['_DEGRADATION']._serialized_end=245
+  _globals['_LEDGERENTRY']._serialized_start=247
+  _globals['_LEDGERENTRY']._serialized_end=349
+  _globals['_LEDGER']._serialized_start=351
+  _globals['_LEDGER']._serialized_end=446
 # @@protoc_insertion_point(module_scope)

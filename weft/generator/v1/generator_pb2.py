@@ -28,7 +28,7 @@ from weft.common.v1 import passage_pb2 as weft_dot_common_dot_v1_dot_passage__pb
 from weft.tools.v1 import tools_pb2 as weft_dot_tools_dot_v1_dot_tools__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!weft/generator/v1/generator.proto\x12\x11weft.generator.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fweft/common/v1/accounting.proto\x1a\x1cweft/common/v1/passage.proto\x1a\x19weft/tools/v1/tools.proto\"\x96\x01\n\x07Message\x12%\n\x04role\x18\x01 \x01(\x0e\x32\x17.weft.generator.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12/\n\ntool_calls\x18\x03 \x03(\x0b\x32\x1b.weft.generator.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\"P\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\targuments\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xac\x02\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x06\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\r\n\x0b_max_tokensB\x07\n\x05_seedB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penalty\">\n\x0eResponseFormat\x12,\n\x0bjson_schema\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\",\n\x0bTemplateRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"S\n\x06Resume\x12\x18\n\x10prompt_token_ids\x18\x01 \x03(\r\x12\x18\n\x10output_token_ids\x18\x02 \x03(\r\x12\x15\n\remitted_chars\x18\x03 \x01(\r\"\xe9\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x08messages\x18\x02 \x03(\x0b\x32\x1a.weft.generator.v1.Message\x12)\n\x08passages\x18\x03 \x03(\x0b\x32\x17.weft.common.v1.Passage\x12&\n\x05tools\x18\x04 \x03(\x0b\x32\x17.weft.tools.v1.ToolSpec\x12-\n\x08sampling\x18\x05 \x01(\x0b\x32\x1b.weft.generator.v1.Sampling\x12:\n\x0fresponse_format\x18\x06 \x01(\x0b\x32!.weft.generator.v1.ResponseFormat\x12\x30\n\x08template\x18\x07 \x01(\x0b\x32\x1e.weft.generator.v1.TemplateRef\x12)\n\x06resume\x18\x08 \x01(\x0b\x32\x19.weft.generator.v1.Resume\x12\x19\n\x11include_token_ids\x18\t \x01(\x08\x12\x14\n\x0c\x61llow_cached\x18\n \x01(\x08\x12\x10\n\x08priority\x18\x0b \x01(\r\x12\x1a\n\rgrounded_only\x18\x0c \x01(\x08H\x00\x88\x01\x01\x12\r\n\x05query\x18\r \x01(\tB\x10\n\x0e_grounded_only\"\xd0\x01\n\x10GenerateResponse\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x35\n\x07started\x18\x02 \x01(\x0b\x32\".weft.generator.v1.GenerateStartedH\x00\x12\x31\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32 .weft.generator.v1.GenerateDeltaH\x00\x12\x37\n\x08\x66inished\x18\x04 \x01(\x0b\x32#.weft.generator.v1.GenerateFinishedH\x00\x42\x07\n\x05\x65vent\"\xa4\x01\n\x0fGenerateStarted\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x12\n\ncan_resume\x18\x04 \x01(\x08\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\r\x12\x18\n\x10template_version\x18\x06 \x01(\t\x12\x12\n\ncan_repeat\x18\x07 \x01(\x08\"0\n\rGenerateDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\x86\x02\n\x10GenerateFinished\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.weft.generator.v1.FinishReason\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.weft.common.v1.Usage\x12+\n\tcitations\x18\x03 \x03(\x0b\x32\x18.weft.common.v1.Citation\x12/\n\ntool_calls\x18\x04 \x03(\x0b\x32\x1b.weft.generator.v1.ToolCall\x12-\n\x08\x64\x65graded\x18\x05 \x03(\x0b\x32\x1b.weft.common.v1.Degradation\x12\x0e\n\x06\x63\x61\x63hed\x18\x06 \x01(\x08\"c\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x12\n\ncan_resume\x18\x04 \x01(\x08\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x05 \x01(\x08\"\x13\n\x11ListModelsRequest\">\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.weft.generator.v1.Model*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\x9a\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x12\x1b\n\x17\x46INISH_REASON_ABSTAINED\x10\x04\x32\xce\x01\n\x10GeneratorService\x12Z\n\x08Generate\x12\".weft.generator.v1.GenerateRequest\x1a#.weft.generator.v1.GenerateResponse\"\x03\x90\x02\x01\x30\x01\x12^\n\nListModels\x12$.weft.generator.v1.ListModelsRequest\x1a%.weft.generator.v1.ListModelsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!weft/generator/v1/generator.proto\x12\x11weft.generator.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fweft/common/v1/accounting.proto\x1a\x1cweft/common/v1/passage.proto\x1a\x19weft/tools/v1/tools.proto\"\x96\x01\n\x07Message\x12%\n\x04role\x18\x01 \x01(\x0e\x32\x17.weft.generator.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12/\n\ntool_calls\x18\x03 \x03(\x0b\x32\x1b.weft.generator.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\"P\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\targuments\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xac\x02\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x06\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\r\n\x0b_max_tokensB\x07\n\x05_seedB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penalty\">\n\x0eResponseFormat\x12,\n\x0bjson_schema\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\",\n\x0bTemplateRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"i\n\x06Resume\x12\x18\n\x10prompt_token_ids\x18\x01 \x03(\r\x12\x18\n\x10output_token_ids\x18\x02 \x03(\r\x12\x15\n\remitted_chars\x18\x03 \x01(\r\x12\x14\n\x0c\x65mitted_text\x18\x04 \x01(\t\"\xe9\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x08messages\x18\x02 \x03(\x0b\x32\x1a.weft.generator.v1.Message\x12)\n\x08passages\x18\x03 \x03(\x0b\x32\x17.weft.common.v1.Passage\x12&\n\x05tools\x18\x04 \x03(\x0b\x32\x17.weft.tools.v1.ToolSpec\x12-\n\x08sampling\x18\x05 \x01(\x0b\x32\x1b.weft.generator.v1.Sampling\x12:\n\x0fresponse_format\x18\x06 \x01(\x0b\x32!.weft.generator.v1.ResponseFormat\x12\x30\n\x08template\x18\x07 \x01(\x0b\x32\x1e.weft.generator.v1.TemplateRef\x12)\n\x06resume\x18\x08 \x01(\x0b\x32\x19.weft.generator.v1.Resume\x12\x19\n\x11include_token_ids\x18\t \x01(\x08\x12\x14\n\x0c\x61llow_cached\x18\n \x01(\x08\x12\x10\n\x08priority\x18\x0b \x01(\r\x12\x1a\n\rgrounded_only\x18\x0c \x01(\x08H\x00\x88\x01\x01\x12\r\n\x05query\x18\r \x01(\tB\x10\n\x0e_grounded_only\"\xd0\x01\n\x10GenerateResponse\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x35\n\x07started\x18\x02 \x01(\x0b\x32\".weft.generator.v1.GenerateStartedH\x00\x12\x31\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32 .weft.generator.v1.GenerateDeltaH\x00\x12\x37\n\x08\x66inished\x18\x04 \x01(\x0b\x32#.weft.generator.v1.GenerateFinishedH\x00\x42\x07\n\x05\x65vent\"\xa4\x01\n\x0fGenerateStarted\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x12\n\ncan_resume\x18\x04 \x01(\x08\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\r\x12\x18\n\x10template_version\x18\x06 \x01(\t\x12\x12\n\ncan_repeat\x18\x07 \x01(\x08\"0\n\rGenerateDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\x86\x02\n\x10GenerateFinished\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.weft.generator.v1.FinishReason\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.weft.common.v1.Usage\x12+\n\tcitations\x18\x03 \x03(\x0b\x32\x18.weft.common.v1.Citation\x12/\n\ntool_calls\x18\x04 \x03(\x0b\x32\x1b.weft.generator.v1.ToolCall\x12-\n\x08\x64\x65graded\x18\x05 \x03(\x0b\x32\x1b.weft.common.v1.Degradation\x12\x0e\n\x06\x63\x61\x63hed\x18\x06 \x01(\x08\"c\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x12\n\ncan_resume\x18\x04 \x01(\x08\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x05 \x01(\x08\"\x13\n\x11ListModelsRequest\">\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.weft.generator.v1.Model*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\x9a\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x12\x1b\n\x17\x46INISH_REASON_ABSTAINED\x10\x04\x32\xce\x01\n\x10GeneratorService\x12Z\n\x08Generate\x12\".weft.generator.v1.GenerateRequest\x1a#.weft.generator.v1.GenerateResponse\"\x03\x90\x02\x01\x30\x01\x12^\n\nListModels\x12$.weft.generator.v1.ListModelsRequest\x1a%.weft.generator.v1.ListModelsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,10 +39,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATORSERVICE'].methods_by_name['Generate']._serialized_options = b'\220\002\001'
   _globals['_GENERATORSERVICE'].methods_by_name['ListModels']._loaded_options = None
   _globals['_GENERATORSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001'
-  _globals['_ROLE']._serialized_start=2280
-  _globals['_ROLE']._serialized_end=2375
-  _globals['_FINISHREASON']._serialized_start=2378
-  _globals['_FINISHREASON']._serialized_end=2532
+  _globals['_ROLE']._serialized_start=2302
+  _globals['_ROLE']._serialized_end=2397
+  _globals['_FINISHREASON']._serialized_start=2400
+  _globals['_FINISHREASON']._serialized_end=2554
   _globals['_MESSAGE']._serialized_start=177
   _globals['_MESSAGE']._serialized_end=327
   _globals['_TOOLCALL']._serialized_start=329
@@ -54,23 +54,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TEMPLATEREF']._serialized_start=778
   _globals['_TEMPLATEREF']._serialized_end=822
   _globals['_RESUME']._serialized_start=824
-  _globals['_RESUME']._serialized_end=907
-  _globals['_GENERATEREQUEST']._serialized_start=910
-  _globals['_GENERATEREQUEST']._serialized_end=1399
-  _globals['_GENERATERESPONSE']._serialized_start=1402
-  _globals['_GENERATERESPONSE']._serialized_end=1610
-  _globals['_GENERATESTARTED']._serialized_start=1613
-  _globals['_GENERATESTARTED']._serialized_end=1777
-  _globals['_GENERATEDELTA']._serialized_start=1779
-  _globals['_GENERATEDELTA']._serialized_end=1827
-  _globals['_GENERATEFINISHED']._serialized_start=1830
-  _globals['_GENERATEFINISHED']._serialized_end=2092
-  _globals['_MODEL']._serialized_start=2094
-  _globals['_MODEL']._serialized_end=2193
-  _globals['_LISTMODELSREQUEST']._serialized_start=2195
-  _globals['_LISTMODELSREQUEST']._serialized_end=2214
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2216
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2278
-  _globals['_GENERATORSERVICE']._serialized_start=2535
-  _globals['_GENERATORSERVICE']._serialized_end=2741
+  _globals['_RESUME']._serialized_end=929
+  _globals['_GENERATEREQUEST']._serialized_start=932
+  _globals['_GENERATEREQUEST']._serialized_end=1421
+  _globals['_GENERATERESPONSE']._serialized_start=1424
+  _globals['_GENERATERESPONSE']._serialized_end=1632
+  _globals['_GENERATESTARTED']._serialized_start=1635
+  _globals['_GENERATESTARTED']._serialized_end=1799
+  _globals['_GENERATEDELTA']._serialized_start=1801
+  _globals['_GENERATEDELTA']._serialized_end=1849
+  _globals['_GENERATEFINISHED']._serialized_start=1852
+  _globals['_GENERATEFINISHED']._serialized_end=2114
+  _globals['_MODEL']._serialized_start=2116
+  _globals['_MODEL']._serialized_end=2215
+  _globals['_LISTMODELSREQUEST']._serialized_start=2217
+  _globals['_LISTMODELSREQUEST']._serialized_end=2236
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2238
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2300
+  _globals['_GENERATORSERVICE']._serialized_start=2557
+  _globals['_GENERATORSERVICE']._serialized_end=2763
 # @@protoc_insertion_point(module_scope)

@@ -96,14 +96,16 @@ class TemplateRef(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class Resume(_message.Message):
-    __slots__ = ("prompt_token_ids", "output_token_ids", "emitted_chars")
+    __slots__ = ("prompt_token_ids", "output_token_ids", "emitted_chars", "emitted_text")
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     EMITTED_CHARS_FIELD_NUMBER: _ClassVar[int]
+    EMITTED_TEXT_FIELD_NUMBER: _ClassVar[int]
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     output_token_ids: _containers.RepeatedScalarFieldContainer[int]
     emitted_chars: int
-    def __init__(self, prompt_token_ids: _Optional[_Iterable[int]] = ..., output_token_ids: _Optional[_Iterable[int]] = ..., emitted_chars: _Optional[int] = ...) -> None: ...
+    emitted_text: str
+    def __init__(self, prompt_token_ids: _Optional[_Iterable[int]] = ..., output_token_ids: _Optional[_Iterable[int]] = ..., emitted_chars: _Optional[int] = ..., emitted_text: _Optional[str] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("model", "messages", "passages", "tools", "sampling", "response_format", "template", "resume", "include_token_ids", "allow_cached", "priority", "grounded_only", "query")
