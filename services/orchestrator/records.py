@@ -20,11 +20,13 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """A note in a turn's log that is never sent: the model that began to answer, and its prompt."""
+    """A note in a turn's log that is never sent: the model that began to answer, how it goes on with an
+    answer that broke off, and its prompt."""
 
     model: str
     can_resume: bool
     prompt_token_ids: tuple[int, ...]
+    can_repeat: bool = False
 
 
 Note = Prepared | Prompted
@@ -69,6 +71,7 @@ class Turn:
     finished: Finished | None
     created_s: float
     trace_id: str
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,8 @@ def turn(record: Turn) -> pb.Turn:
     message.create_time.FromMilliseconds(round(record.created_s * 1_000))
     if record.finished:
         _put_finished(message.finished, record.finished)
+    if record.failure:
+        _put_error(message.error, record.failure)
     return message
 
 

@@ -170,7 +170,7 @@ class Works:
 
 
 def _is_final(err: WeftError) -> bool:
-    return not ladder.is_environmental(err) or err.reason == Reason.RESUME_UNSUPPORTED
+    return not ladder.is_environmental(err) or err.reason == Reason.ANSWER_INTERRUPTED
 
 
 def _cause_of(exc: BaseException) -> BaseException:

@@ -250,6 +250,7 @@ class TurnRun:
             return finished
         if isinstance(err, DeadlineExceeded):
             return ladder.partial_answer(err, self._writing.text, self._degraded)
+        err.metadata |= {"partial": "true", "emitted_chars": str(len(self._writing.text))}
         raise err
 
     def _writes(self) -> LedgerEntry | None:

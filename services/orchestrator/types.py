@@ -172,6 +172,7 @@ class GenerationStarted:
     backend: str = ""
     can_resume: bool = False
     prompt_token_ids: tuple[int, ...] = ()
+    can_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ from weft.values import Epoch, FinishReason, Passage, Usage
 
 PASSAGE = Passage("collections/default/documents/d/chunks/0", "Threads are woven.", "Weaving", "Basics", source="w.md")
 FOUND = Found((PASSAGE,), Epoch("ab" * 16, 3))
-STARTED = GenerationStarted("m", "scripted")
+STARTED = GenerationStarted("m", "scripted", can_repeat=True)
 END = GenerationFinished(FinishReason.STOP, Usage(5, 2))
 Step = Generation | BaseException | float | asyncio.Event
 

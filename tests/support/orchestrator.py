@@ -61,6 +61,7 @@ class Peer(
         self.pieces: list[str | float | asyncio.Event | WeftError | grpc.StatusCode] = ["It is ", "woven."]
         self.metadata: list[dict[str, Any]] = []
         self.requests: list[Any] = []
+        self.can_repeat = True
         self.tool_calls = 0
         self.active = 0
         self.cancelled = 0
@@ -86,7 +87,7 @@ class Peer(
                     await asyncio.sleep(piece)
                 elif isinstance(piece, str):
                     if not text:
-                        started = generator_pb2.GenerateStarted(model="m", backend="scripted")
+                        started = generator_pb2.GenerateStarted(model="m", can_repeat=self.can_repeat)
                         await context.write(generator_pb2.GenerateResponse(sequence=0, started=started))
                     sequence, text = sequence + 1, text + piece
                     delta = generator_pb2.GenerateDelta(text=piece)

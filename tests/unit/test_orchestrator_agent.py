@@ -584,7 +584,7 @@ async def test_a_model_that_can_is_continued_by_its_token_ids(tmp_path: Path) ->
 
 
 async def test_a_backend_that_refuses_to_continue_is_asked_again_and_compared(tmp_path: Path) -> None:
-    began = GenerationStarted("m", "vllm", can_resume=True, prompt_token_ids=(7,))
+    began = GenerationStarted("m", "vllm", can_resume=True, prompt_token_ids=(7,), can_repeat=True)
     refused = error(Reason.RESUME_UNSUPPORTED, "not me")
     broken = [began, GenerationDelta("It ", (1,)), 0.03, error(Reason.DEPENDENCY_UNAVAILABLE, "gone")]
     generator = ScriptedGenerator(broken, [refused], says("It is so."))

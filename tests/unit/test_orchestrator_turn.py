@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.orchestrator import writing
 from services.orchestrator.turn import Options
 from services.orchestrator.types import (
     Found,
@@ -294,7 +295,7 @@ async def test_another_answer_than_the_shown_one_ends_the_turn(tmp_path: Path) -
         for _ in range(2):  # failed, and stays so
             with pytest.raises(WeftError) as caught:
                 await r.ask(request_id="r1")
-            assert caught.value.reason == Reason.RESUME_UNSUPPORTED
+            assert caught.value.reason == Reason.ANSWER_INTERRUPTED
     assert len(generator.prompts) == 2
 
 
@@ -303,15 +304,22 @@ async def test_a_shorter_answer_than_the_shown_one_ends_the_turn(tmp_path: Path)
     async with replica(tmp_path, generator=generator) as r:
         with pytest.raises(WeftError) as caught:
             await r.ask()
-    assert caught.value.reason == Reason.RESUME_UNSUPPORTED
+    assert caught.value.reason == Reason.ANSWER_INTERRUPTED
 
 
-async def test_a_model_that_stays_away_in_the_middle_leaves_the_turn_to_be_resumed(tmp_path: Path) -> None:
-    generator = ScriptedGenerator([STARTED, GenerationDelta("It is "), DOWN], [DOWN], [DOWN], [DOWN], says("It is ok."))
+async def test_a_model_that_stays_away_in_the_middle_leaves_the_turn_to_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "PATIENCE_S", 0.3)
+    generator = ScriptedGenerator([STARTED, GenerationDelta("It is "), DOWN], [DOWN])
     async with replica(tmp_path, generator=generator) as r:
         with pytest.raises(WeftError) as caught:
             await r.ask(request_id="r1")
         assert caught.value.reason == Reason.DEPENDENCY_UNAVAILABLE
+        assert caught.value.metadata["partial"] == "true"
+        assert caught.value.metadata["emitted_chars"] == "6"
+        assert len(generator.prompts) > 2
+        generator.scripts = [says("It is ok.")]
         entries = await r.ask(request_id="r1")
     assert text_of(entries) == "It is ok."
 

@@ -51,7 +51,11 @@ class GeneratorPeer:
                     case "started":
                         started = message.started
                         yield GenerationStarted(
-                            started.model, started.backend, started.can_resume, tuple(started.prompt_token_ids)
+                            started.model,
+                            started.backend,
+                            started.can_resume,
+                            tuple(started.prompt_token_ids),
+                            started.can_repeat,
                         )
                     case "delta":
                         yield GenerationDelta(message.delta.text, tuple(message.delta.token_ids))

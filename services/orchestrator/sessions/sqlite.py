@@ -379,6 +379,7 @@ def _turn(session: str, row: sqlite3.Row) -> Turn:
         finished=codec.load_finished(row["finished"]) if row["finished"] else None,
         created_s=row["turn_created"],
         trace_id=row["trace_id"],
+        failure=codec.load_failure(row["failure"]) if row["failure"] else None,
     )
 
 
