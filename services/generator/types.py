@@ -105,7 +105,10 @@ class Request:
     query: str = ""
     """The user's last message as it was searched for, completed from the conversation; empty where it stands alone."""
     tenant: str = "default"
+    bucket: int = 0
+    """0 to 99, on which side of a split by weight it is: the session's where the caller sent it, else of its own."""
     template: TemplateRef | None = None
+    """Before it is rendered what was asked for, then what was used."""
     allow_cached: bool = False
     """Whether an exact answer may be taken from the cache, and this one kept there."""
 

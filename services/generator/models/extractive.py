@@ -27,6 +27,7 @@ from typing import Final, TypeVar
 from mesh.plugins import Url
 from services.generator.ports import ALONE, Surroundings
 from services.generator.text import parts, passages, terms, tokens
+from services.generator.text.abstention import abstention
 from services.generator.text.answer import Draft
 from services.generator.text.followup import going_on
 from services.generator.text.grounding import THRESHOLD, Candidate, Grounding
@@ -53,9 +54,6 @@ SLICE_CHARS: Final = 16_384  # of passages read before other calls get their tur
 T = TypeVar("T")
 
 _QUOTED = re.compile(r"“[^”]*”")  # what a tool quotes, the question say, it did not find out
-
-_ABSTENTION_EN: Final = "The documents hold no answer to this question."
-_ABSTENTION_ZH: Final = "文档中没有这个问题的答案。"
 
 
 def open(url: Url, surroundings: Surroundings = ALONE) -> Extractive:
@@ -94,7 +92,7 @@ class Extractive:
         reason = FinishReason.STOP
         if not draft.text:
             reason = FinishReason.ABSTAINED
-            draft.say(_ABSTENTION_ZH if any(map(terms.is_cjk, asked.question)) else _ABSTENTION_EN)
+            draft.say(abstention(asked.question))
         if draft.cut(request.sampling.stop, request.sampling.max_tokens):
             reason = FinishReason.LENGTH
         output_tokens = 0
