@@ -8,9 +8,9 @@ primary key.
 
 Every write names the fence it was made under and changes nothing under another: a replica that was
 paused, lost its lease and woke again can do no harm. Leases compare wall clocks, which replicas of one
-machine share. WAL with synchronous=NORMAL: a killed process loses nothing; a power cut may lose the last
-moments, never the order. Writes of all turns go through one group-committing thread (``_writer.py``),
-reads through another.
+machine share; those of a process that has ended are void at once (``_owners.py``). WAL with
+synchronous=NORMAL: a killed process loses nothing; a power cut may lose the last moments, never the
+order. Writes of all turns go through one group-committing thread (``_writer.py``), reads through another.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from services.orchestrator.records import (
     TurnState,
 )
 from services.orchestrator.sessions import _schema as schema
+from services.orchestrator.sessions._owners import Owners
 from services.orchestrator.sessions._writer import Operation, Writer
 from services.orchestrator.types import Exchange, Failure, Finished, Started
 from weft.errors import Reason, WeftError, error
@@ -86,6 +87,7 @@ class SqliteSessions:
         self._writer = Writer(lambda: schema.connect(path))
         self._reader_thread = ThreadPoolExecutor(1, thread_name_prefix="sessions-read")
         self._reader: sqlite3.Connection | None = None
+        self._owners = Owners(path.with_suffix(".owners"))
 
     async def check(self) -> None:
         """Make the tables if absent, and see that they can be read."""
@@ -101,6 +103,7 @@ class SqliteSessions:
 
         await asyncio.get_running_loop().run_in_executor(self._reader_thread, close)
         self._reader_thread.shutdown(wait=False)
+        self._owners.close()
 
     # -- the turn -------------------------------------------------------------------------------------
 
@@ -138,6 +141,7 @@ class SqliteSessions:
         else:
             number, turn = row["number"], row["turn"]
             log = _log(db, opening.session, row)
+        self._owners.announce(opening.owner)
         (fence,) = db.execute(
             schema.TAKE,
             (turn, opening.owner, now_s + self._limits.lease_s, now_s + self._limits.ttl_s, number, session),
@@ -163,7 +167,7 @@ class SqliteSessions:
             if row["state"] != _RUNNING:
                 failure = codec.load_failure(row["failure"]) if row["failure"] else None
                 return Ended(row["number"], _log(db, opening.session, row), failure)
-        if row["lease_expires"] > now_s:
+        if self._is_leased(row):
             mine = row["turn"] is not None and row["holder"] == row["turn"]
             return Busy(row["number"] if mine else None, row["owner"], row["lease_expires"] - now_s)
         if row["turn"] is None:
@@ -257,7 +261,7 @@ class SqliteSessions:
             # Notes have a negative sequence, so they stay out.
             log = tuple(entry for entry in _log(db, session, found) if entry.sequence > after_sequence)
             failure = codec.load_failure(found["failure"]) if found["failure"] else None
-            leased = row["holder"] == found["turn"] and row["lease_expires"] > self._now_s()
+            leased = row["holder"] == found["turn"] and self._is_leased(row)
             return Progress(log, _STATES[found["state"]], failure, leased)
 
         return await self._read(operation)
@@ -297,6 +301,7 @@ class SqliteSessions:
         """Forget up to ``limit`` expired sessions."""
 
         def operation(db: sqlite3.Connection) -> int:
+            self._owners.sweep()
             now_s = self._now_s()
             expired = [row["id"] for row in db.execute(schema.EXPIRED, (now_s, now_s, limit))]
             for session in expired:
@@ -310,6 +315,9 @@ class SqliteSessions:
         if row is None or row["expires"] <= self._now_s():
             raise _no_session(session)
         return row
+
+    def _is_leased(self, session: sqlite3.Row) -> bool:
+        return session["lease_expires"] > self._now_s() and not self._owners.is_dead(session["owner"])
 
     # -- threads --------------------------------------------------------------------------------------
 
