@@ -258,7 +258,8 @@ Event = Started | Retrieved | ToolCall | ToolResult | TextDelta | Finished
 def as_dict(value: Any) -> Any:
     """``value`` as dicts, lists, strings and numbers, fields by their names."""
     if isinstance(value, WeftError):
-        return {"reason": value.reason, "code": value.code.name, "message": value.message, "metadata": value.metadata}
+        found = {"reason": value.reason, "code": value.code.name, "message": value.message, "metadata": value.metadata}
+        return found | ({"partial_text": value.partial_text} if value.partial_text else {})
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: as_dict(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):

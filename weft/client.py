@@ -124,7 +124,8 @@ class Client:
             NotFound: no such session, collection or model for this tenant.
             Aborted: another turn of the session ran until the deadline.
             DeadlineExceeded: the deadline came first.
-            Unavailable: no replica answered for 10 s, or the model's backend is gone and nothing stood in.
+            Unavailable: no replica answered for 10 s, or the model's backend is gone and nothing stood in. Where a part
+                of the answer had come (reason ANSWER_INTERRUPTED, say), ``partial_text`` has it.
         """
         return await self.stream(
             question,

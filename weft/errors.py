@@ -166,6 +166,7 @@ class WeftError(Exception):
         retry_after_s: earliest useful retry, in seconds, or None.
         retryable: whether the same call may simply be made again.
         trace_id: 32 hex digits, or None where the call was not traced.
+        partial_text: the answer as far as it had come when an ``ask`` or ``stream`` failed; it may break off anywhere.
     """
 
     def __init__(
@@ -189,6 +190,7 @@ class WeftError(Exception):
         self.retry_after_s = retry_after_s
         self.field = field
         self.trace_id = trace_id
+        self.partial_text = ""
 
     def __str__(self) -> str:
         return f"{self.message} [{self.reason}]"

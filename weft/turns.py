@@ -11,7 +11,8 @@ over where it stood. The reader sees each event once and notices nothing but a p
 A *break* is what no handler has raised: a status without error details (connection lost, stream
 reset), or one that is marked retryable (an instance that is stopping). Everything else, a busy session
 or a wrong argument, ends the stream at once as a typed error. Breaks are bridged until the deadline,
-but no longer than GIVE_UP_AFTER_S in a row without any event: then nobody is there.
+but no longer than GIVE_UP_AFTER_S in a row without any event: then nobody is there. An error that ends
+a stream holds the text that had come, as ``partial_text``.
 """
 
 from __future__ import annotations
@@ -142,6 +143,7 @@ class _Turn:
                 await pauses.wait_or_raise(failure)
                 span.add_event("resume", {"after_sequence": self._last, "cause": failure.message[:200]})
         except WeftError as exc:
+            exc.partial_text = "".join(self._answer.texts)
             span.set_status(Status(StatusCode.ERROR, str(exc)))
             raise
         finally:
@@ -193,6 +195,7 @@ class _AnswerParts:
     def __init__(self) -> None:
         self.turn = ""
         self.finished = False
+        self.texts: list[str] = []
         self._started: answers.Started | None = None
         self._retrieved: answers.Retrieved | None = None
         self._tools: list[answers.ToolResult] = []
@@ -213,7 +216,8 @@ class _AnswerParts:
                 self._tools.append(convert.tool_result(message.tool_result))
                 return self._tools[-1]
             case "text_delta":
-                return answers.TextDelta(message.text_delta.text)
+                self.texts.append(message.text_delta.text)
+                return answers.TextDelta(self.texts[-1])
             case "finished":
                 self.finished = True
                 return answers.Finished(self._answer(message.finished))

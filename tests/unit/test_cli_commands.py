@@ -91,6 +91,15 @@ async def test_ask_prints_the_text_its_sources_and_the_session(server: Server) -
     assert "\x1b" not in done.out
 
 
+async def test_an_answer_that_breaks_off_for_good_is_shown_as_far_as_it_came(server: Server) -> None:
+    gone = error(Reason.ANSWER_INTERRUPTED, "its model went away", partial="true", emitted_chars=6)
+    server.chat.scripts = [[started(), delta(1, "It is "), gone]] * 2
+    shown, told = await asyncio.gather(run(server, "ask", "?"), run(server, "ask", "?", "--json"))
+    assert (shown.code, shown.out.splitlines()) == (1, ["It is  …"])
+    assert "its model went away [ANSWER_INTERRUPTED]" in shown.err
+    assert (told.code, told.json["error"]["partial_text"]) == (1, "It is ")
+
+
 async def test_json_is_the_shape_of_the_sdk(server: Server, tmp_path: Path) -> None:
     server.chat.scripts = [[started(), finished(1, "Yes.")]] * 2
     server.retriever.hits = [retriever_pb2.Hit(passage=passage_pb2.Passage(name="c/documents/d/chunks/1", text="t"))]

@@ -17,7 +17,7 @@ from tests.support.scripted import HANG, Server, delta, event, finished, scripte
 from weft import names, turns
 from weft.common.v1 import accounting_pb2, epoch_pb2, error_pb2, passage_pb2
 from weft.connection import new_session, session_bucket
-from weft.errors import Reason, error
+from weft.errors import Reason, WeftError, error
 from weft.orchestrator.v1 import orchestrator_pb2 as chat_pb2
 
 
@@ -25,6 +25,10 @@ from weft.orchestrator.v1 import orchestrator_pb2 as chat_pb2
 async def server() -> AsyncIterator[Server]:
     async with scripted_server() as running:
         yield running
+
+
+def busy_now() -> WeftError:
+    return error(Reason.SESSION_BUSY, "another turn runs", retry_after_s=1.5, session="sessions/s1")
 
 
 async def test_an_answer_holds_all_that_the_turn_has_told(server: Server) -> None:
@@ -172,14 +176,31 @@ async def test_an_instance_that_is_stopping_is_left_for_another(server: Server) 
 
 
 async def test_an_error_that_a_handler_raised_ends_the_stream_at_once_and_typed(server: Server) -> None:
-    busy = error(Reason.SESSION_BUSY, "another turn runs", retry_after_s=1.5, session="sessions/s1")
-    server.chat.scripts = [[busy]]
+    server.chat.scripts = [[busy_now()]]
     async with server.client() as c:
         with pytest.raises(weft.Aborted) as failure:
             await c.ask("?", session="s1")
     assert failure.value.reason == "SESSION_BUSY"
     assert failure.value.retry_after_s == 1.5
     assert failure.value.metadata["session"] == "sessions/s1"
+
+
+async def test_an_answer_that_cannot_be_gone_on_with_ends_the_stream_and_leaves_what_had_come(server: Server) -> None:
+    gone = error(Reason.ANSWER_INTERRUPTED, "its model went away", partial="true", emitted_chars=8)
+    broken = [started(), delta(1, "one "), grpc.StatusCode.UNAVAILABLE]
+    server.chat.scripts = [broken, [delta(2, "two "), gone], [started(), delta(1, "one"), HANG], [busy_now()]]
+    async with server.client() as c:
+        with pytest.raises(weft.Unavailable) as failure:
+            await c.ask("Count!")
+        assert failure.value.reason == "ANSWER_INTERRUPTED"
+        assert failure.value.metadata["emitted_chars"] == "8"
+        assert failure.value.partial_text == "one two "
+        with pytest.raises(weft.DeadlineExceeded) as late:
+            await c.ask("Count!", timeout_s=0.5)
+        assert late.value.partial_text == "one"
+        with pytest.raises(weft.Aborted) as refused:
+            await c.ask("Count!")
+        assert refused.value.partial_text == ""
 
 
 async def test_the_deadline_ends_a_turn_that_hangs(server: Server) -> None:

@@ -63,16 +63,21 @@ async def show(stream: weft.TurnStream) -> weft.Answer:
     from weft_cli.output import say
 
     written = ""
-    async with stream:
-        async for event in stream:
-            match event:
-                case weft.ToolCall():
-                    say(f"· {event.tool}({_arguments(event.arguments)})", dim=True)
-                case weft.ToolResult():
-                    say(f"  {event.error.message if event.error else event.text}", dim=True)
-                case weft.TextDelta():
-                    written += event.text
-                    typer.echo(event.text, nl=False)
+    try:
+        async with stream:
+            async for event in stream:
+                match event:
+                    case weft.ToolCall():
+                        say(f"· {event.tool}({_arguments(event.arguments)})", dim=True)
+                    case weft.ToolResult():
+                        say(f"  {event.error.message if event.error else event.text}", dim=True)
+                    case weft.TextDelta():
+                        written += event.text
+                        typer.echo(event.text, nl=False)
+    except weft.WeftError:
+        if written:
+            typer.echo(" …")  # the error's own line comes below
+        raise
     assert stream.answer is not None
     typer.echo(stream.answer.text if not written else "")
     return stream.answer
