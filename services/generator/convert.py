@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from typing import Any, Final
 
+from mesh.context import CallContext
 from mesh.validation import check_range, check_text, invalid, shorten
 from services.generator.types import (
     MAX_OUTPUT_TOKENS,
@@ -26,6 +28,7 @@ from weft.common.v1 import passage_pb2
 from weft.generator.v1 import generator_pb2 as pb
 from weft.values import Passage
 
+BUCKETS: Final = 100
 MAX_MESSAGES: Final = 256
 MAX_CONTENT_CHARS: Final = 131_072
 MAX_PASSAGES: Final = 64
@@ -45,7 +48,7 @@ _ROLES: Final[Mapping[int, Role]] = {
 }
 
 
-def request(message: pb.GenerateRequest, tenant: str) -> Request:
+def request(message: pb.GenerateRequest, caller: CallContext) -> Request:
     """Check a request and turn it into the domain's.
 
     Raises:
@@ -73,7 +76,8 @@ def request(message: pb.GenerateRequest, tenant: str) -> Request:
         priority=message.priority,
         grounded_only=message.grounded_only if message.HasField("grounded_only") else True,
         query=check_text("query", message.query, max_chars=MAX_CONTENT_CHARS, min_chars=0),
-        tenant=tenant,
+        tenant=caller.tenant,
+        bucket=zlib.crc32(caller.request_id.encode()) % BUCKETS if caller.bucket is None else caller.bucket,
         template=_template(message),
         allow_cached=message.allow_cached,
     )
@@ -154,9 +158,12 @@ def _json_schema(message: pb.GenerateRequest) -> Mapping[str, Any] | None:
 
 
 def _template(message: pb.GenerateRequest) -> TemplateRef | None:
-    if message.template.name or message.template.version:
-        raise invalid("template", "names a prompt template, and none is stored here; leave it unset")
-    return None
+    if not message.HasField("template"):
+        return None
+    given = message.template
+    name = check_text("template.name", given.name, max_chars=MAX_NAME_CHARS, min_chars=0, allow_newlines=False)
+    version = check_text("template.version", given.version, max_chars=MAX_NAME_CHARS, min_chars=0, allow_newlines=False)
+    return TemplateRef(name, version)
 
 
 def _resume(message: pb.GenerateRequest) -> Resume | None:

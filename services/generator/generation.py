@@ -6,6 +6,9 @@
 Nothing is sent before the first piece is there. Until then another model can still answer, and so can another
 replica: the mesh repeats a call whose server died before its first byte. After it a failure is the caller's to
 know; it may resume where the model can continue. An answer is resumed by the model that began it or not at all.
+
+A prompt template is chosen once for a request, and applied for each model that doesn't read passages itself; what such
+a model writes is searched for citations.
 """
 
 from __future__ import annotations
@@ -13,10 +16,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final
 
+from services.generator.citing import cited
 from services.generator.coalesce import coalesced
 from services.generator.ports import Model
+from services.generator.templates.file import Template
+from services.generator.templates.library import Templates, render
 from services.generator.types import (
     Event,
     Finished,
@@ -38,9 +45,17 @@ _log = logging.getLogger(__name__)
 class Generator:
     """Owns the models. One object serves any number of calls at once."""
 
-    def __init__(self, models: Mapping[str, Model], *, coalesce_interval_s: float = COALESCE_INTERVAL_S) -> None:
-        """Take the models by name, in fallback order; the first is the default."""
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        templates: Templates | None = None,
+        *,
+        coalesce_interval_s: float = COALESCE_INTERVAL_S,
+    ) -> None:
+        """Take the models by name, in fallback order; the first is the default. Without templates every model is given
+        requests as they come."""
         self._models = dict(models)
+        self._templates = templates
         self._coalesce_interval_s = coalesce_interval_s
 
     def models(self) -> list[ModelInfo]:
@@ -53,14 +68,15 @@ class Generator:
         """Yield Started, pieces, one Finished. Closing the generator stops the model.
 
         Raises:
-            WeftError: MODEL_NOT_FOUND, RESUME_UNSUPPORTED, INVALID_FIELD, and what the model raises.
+            WeftError: MODEL_NOT_FOUND, TEMPLATE_NOT_FOUND, RESUME_UNSUPPORTED, INVALID_FIELD, what the model raises.
         """
         ladder = self._ladder(request)
+        template = self._templates.choose(request) if self._templates is not None else None
         degraded: list[Degradation] = []
         for step, name in enumerate(ladder):
             begun = False
             try:
-                async with aclosing(self._answer(name, request, tuple(degraded))) as events:
+                async with aclosing(self._answer(name, request, template, tuple(degraded))) as events:
                     async for event in events:
                         begun = True
                         yield event
@@ -110,15 +126,20 @@ class Generator:
         return able[able.index(name) :]
 
     async def _answer(
-        self, name: str, request: Request, degraded: tuple[Degradation, ...]
+        self, name: str, request: Request, template: Template | None, degraded: tuple[Degradation, ...]
     ) -> AsyncGenerator[Event, None]:
         model = self._models[name]
         started = Started(name, model.capabilities)
+        if template is None or model.capabilities.reads_passages:
+            answer = model.generate(request)
+        else:
+            started = replace(started, template=template.name, template_version=template.version)
+            answer = cited(model.generate(render(template, request)), request)
         begun = False
-        async with aclosing(coalesced(model.generate(request), self._coalesce_interval_s)) as events:
+        async with aclosing(coalesced(answer, self._coalesce_interval_s)) as events:
             async for event in events:
                 if isinstance(event, Prompt):
-                    started = Started(name, model.capabilities, event.token_ids)
+                    started = replace(started, prompt_token_ids=event.token_ids)
                     continue
                 if not begun:
                     begun = True

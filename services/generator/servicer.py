@@ -24,7 +24,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
 
     async def Generate(self, request: generator_pb2.GenerateRequest, context: aio.ServicerContext) -> None:
         """Stream one answer."""
-        wanted = convert.request(request, call_context.current().tenant)
+        wanted = convert.request(request, call_context.current())
         span = trace.get_current_span()
         span.set_attribute(names.GENAI_OPERATION, "chat")
         if wanted.model:
@@ -48,6 +48,9 @@ def _record(span: Span, event: Event) -> None:
     if isinstance(event, Started):
         span.set_attribute(names.GENAI_PROVIDER, event.capabilities.backend)
         span.set_attribute(names.GENAI_RESPONSE_MODEL, event.model)
+        if event.template:
+            span.set_attribute(names.GENAI_PROMPT_NAME, event.template)
+            span.set_attribute(names.GENAI_PROMPT_VERSION, event.template_version)
     elif isinstance(event, Finished):
         usage = event.end.usage
         span.set_attribute(names.GENAI_FINISH_REASONS, [event.end.reason.value])

@@ -190,6 +190,8 @@ class Started:
     model: str
     capabilities: Capabilities
     prompt_token_ids: tuple[int, ...] = ()
+    template: str = ""
+    """Name of the prompt template that was used; empty where the model takes messages and passages as they come."""
     template_version: str = ""
 
 

@@ -13,6 +13,7 @@ from services.generator.generation import Generator
 from services.generator.ports import Model, Surroundings
 from services.generator.servicer import GeneratorServicer
 from services.generator.settings import MODELS, Settings
+from services.generator.templates.library import open_templates
 from weft.generator.v1 import generator_pb2, generator_pb2_grpc
 
 
@@ -20,6 +21,7 @@ from weft.generator.v1 import generator_pb2, generator_pb2_grpc
 async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[Binding]]:
     """Open and start every model, in order; close them in reverse."""
     async with AsyncExitStack() as stack:
+        templates = open_templates(settings.generator.templates, settings.generator.template_weights)
         models: dict[str, Model] = {}
         surroundings = Surroundings(
             api_keys={host: key.get_secret_value() for host, key in settings.generator.api_keys.items()},
@@ -35,6 +37,6 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
             Binding(
                 generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"],
                 generator_pb2_grpc.add_GeneratorServiceServicer_to_server,
-                GeneratorServicer(Generator(models)),
+                GeneratorServicer(Generator(models, templates)),
             )
         ]

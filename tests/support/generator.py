@@ -23,6 +23,7 @@ from services.generator.generation import Generator
 from services.generator.ports import Model
 from services.generator.servicer import GeneratorServicer
 from services.generator.settings import MODELS
+from services.generator.templates.library import Templates, open_templates
 from services.generator.types import ModelEvent, ModelLoad, Request
 from weft.generator.v1 import generator_pb2 as pb
 from weft.generator.v1 import generator_pb2_grpc as pb_grpc
@@ -101,7 +102,7 @@ class Answer:
 
 
 @asynccontextmanager
-async def house(**urls: str) -> AsyncIterator[House]:
+async def house(templates: Templates | None = None, /, **urls: str) -> AsyncIterator[House]:
     """Serve the models of these URLs, by name, in this order."""
     spans = InMemorySpanExporter()
     provider = TracerProvider()
@@ -118,7 +119,7 @@ async def house(**urls: str) -> AsyncIterator[House]:
             models[name] = Watched(load(MODELS, url).open(url))
             stack.push_async_callback(models[name].close)
             await models[name].start()
-        servicer = GeneratorServicer(Generator(models))
+        servicer = GeneratorServicer(Generator(models, templates or open_templates()))
         binding = Binding(SERVICE, pb_grpc.add_GeneratorServiceServicer_to_server, servicer)
         port = await server.start("127.0.0.1", 0, [binding])
         stack.push_async_callback(server.stop, 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from mesh.context import CallContext
 from mesh.plugins import Url
 from services.generator import convert
 from services.generator.models import extractive
@@ -136,7 +137,7 @@ class Dialogue:
         query = completed(question, self._history)
         prompt = Prompt(question, query, history=tuple(self._history), passages=tuple(self._passages))
         model = extractive.open(Url.parse("extractive:"))
-        events = [event async for event in model.generate(convert.request(to_request(prompt), "default"))]
+        events = [event async for event in model.generate(convert.request(to_request(prompt), CallContext()))]
         text = "".join(event.text for event in events if isinstance(event, Piece))
         self._history.append(Exchange(question, text, query))
         end = events[-1]

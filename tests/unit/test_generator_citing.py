@@ -61,12 +61,12 @@ def test_the_same_claim_is_cited_once_and_there_is_an_end_to_it() -> None:
     assert len(citations("x [1] " * 10_000, PASSAGES)) == MAX_CITATIONS
 
 
-@pytest.mark.parametrize("scrap", ["[", "[1,", "`", "```", "[1]`", ". ", "\n", "[1", 'a." '])
+@pytest.mark.parametrize("scrap", ["[", "[1,", "`", "```", "[1]`", "[1]--", "[9] x ", ". ", "\n", "[1", 'a." '])
 def test_no_text_takes_long(scrap: str) -> None:
     text = (scrap * 200_000)[:200_000]
     started_s = time.monotonic()
     citations(text, PASSAGES)
-    assert time.monotonic() - started_s < 5  # 0.1 s and less where this was written
+    assert time.monotonic() - started_s < 2  # 0.05 s and less where this was written
 
 
 async def ended(*events: ModelEvent, **options: object) -> End:

@@ -143,7 +143,8 @@ REFUSALS = {
     "empty stop": (asking(sampling=pb.Sampling(stop=["x", ""])), "sampling.stop[1]"),
     "long stop": (asking(sampling=pb.Sampling(stop=["x" * 257])), "sampling.stop[0]"),
     "priority": (asking(priority=10), "priority"),
-    "template": (asking(template=pb.TemplateRef(name="rag")), "template"),
+    "long template": (asking(template=pb.TemplateRef(name="x" * 257)), "template.name"),
+    "text of a resumption": (asking(resume=pb.Resume(emitted_chars=3, emitted_text="ab")), "resume.emitted_text"),
     "schema": (asking(response_format=pb.ResponseFormat(json_schema=SCHEMA)), "response_format.json_schema"),
 }
 
