@@ -17,8 +17,8 @@
     └── MeshAlreadyBound        this process already belongs to another mesh (raised locally)
 
 On the wire an error is a status with exactly one ``google.rpc.ErrorInfo`` (domain ``weft.dev``), and
-``BadRequest`` or ``RetryInfo`` where true. Every variable of a message is in ``metadata`` too: texts
-may change, reasons and metadata keys may not.
+``BadRequest``, ``RetryInfo`` or ``QuotaFailure`` where true. Every variable of a message is in ``metadata``
+too: texts may change, reasons and metadata keys may not.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Reason(StrEnum):
     DEPENDENCY_UNAVAILABLE = "DEPENDENCY_UNAVAILABLE"
     STORE_CORRUPT = "STORE_CORRUPT"
     TENANT_INVALID = "TENANT_INVALID"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     COLLECTION_NOT_FOUND = "COLLECTION_NOT_FOUND"
     COLLECTION_EXISTS = "COLLECTION_EXISTS"
     DOCUMENT_NOT_FOUND = "DOCUMENT_NOT_FOUND"
@@ -113,6 +114,7 @@ TABLE: Final[Mapping[Reason, tuple[grpc.StatusCode, bool]]] = {
     Reason.DEPENDENCY_UNAVAILABLE: (_C.UNAVAILABLE, False),
     Reason.STORE_CORRUPT: (_C.DATA_LOSS, False),
     Reason.TENANT_INVALID: (_C.INVALID_ARGUMENT, False),
+    Reason.QUOTA_EXCEEDED: (_C.RESOURCE_EXHAUSTED, False),
     Reason.COLLECTION_NOT_FOUND: (_C.NOT_FOUND, False),
     Reason.COLLECTION_EXISTS: (_C.ALREADY_EXISTS, False),
     Reason.DOCUMENT_NOT_FOUND: (_C.NOT_FOUND, False),
@@ -292,7 +294,7 @@ def error(
 
 
 def to_status(err: WeftError) -> status_pb2.Status:
-    """The error as google.rpc.Status: one ErrorInfo, BadRequest and RetryInfo where true."""
+    """The error as google.rpc.Status: one ErrorInfo; BadRequest, RetryInfo and QuotaFailure where true."""
     message = err.message[:_MAX_MESSAGE_CHARS]
     status = status_pb2.Status(code=err.code.value[0], message=message)
     info = error_details_pb2.ErrorInfo(reason=err.reason, domain=names.ERROR_DOMAIN)
@@ -303,6 +305,10 @@ def to_status(err: WeftError) -> status_pb2.Status:
         bad = error_details_pb2.BadRequest()
         bad.field_violations.add(field=err.field, description=message)
         status.details.add().Pack(bad)
+    if err.reason == Reason.QUOTA_EXCEEDED:
+        quota = error_details_pb2.QuotaFailure()
+        quota.violations.add(subject=err.metadata.get("subject", ""), description=message)
+        status.details.add().Pack(quota)
     if err.retry_after_s is not None:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(max(0, round(err.retry_after_s * 1_000)))

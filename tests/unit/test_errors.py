@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
 
 from weft import errors
 from weft.common.v1 import error_reason_pb2
@@ -60,3 +61,13 @@ def test_what_grpc_itself_refuses_gets_a_reason_and_words(details: str, reason: 
     )
     err = from_rpc_error(bare)
     assert (type(err), err.reason, err.message) == (errors.ResourceExhausted, reason, message)
+
+
+def test_a_used_up_quota_says_whose_it_is_and_when_it_is_worth_trying_again() -> None:
+    status = errors.to_status(error(Reason.QUOTA_EXCEEDED, "none left", retry_after_s=2.5, subject="tenant:acme"))
+    quota, retry = error_details_pb2.QuotaFailure(), error_details_pb2.RetryInfo()
+    assert [detail.Unpack(quota) or detail.Unpack(retry) for detail in status.details] == [False, True, True]
+    assert [(violation.subject, violation.description) for violation in quota.violations] == [
+        ("tenant:acme", "none left")
+    ]
+    assert retry.retry_delay.ToMilliseconds() == 2_500
