@@ -20,9 +20,9 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import Status as StatusMessage
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
+from mesh.telemetry.recording import FinishedSpan
 from weft import names
 
 _MAX_KEPT: Final = 2_048
@@ -45,7 +45,7 @@ class SpanEncoder:
     def __init__(self) -> None:
         self._kept: dict[tuple[str, type, Any], KeyValue] = {}
 
-    def encode(self, spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
+    def encode(self, spans: Sequence[FinishedSpan]) -> ExportTraceServiceRequest:
         """One request with all ``spans``, grouped by resource and scope."""
         request = ExportTraceServiceRequest()
         groups: dict[tuple[int, int], ScopeSpans] = {}
@@ -61,7 +61,7 @@ class SpanEncoder:
         return request
 
     def _group(
-        self, request: ExportTraceServiceRequest, resources: dict[int, ResourceSpans], span: ReadableSpan
+        self, request: ExportTraceServiceRequest, resources: dict[int, ResourceSpans], span: FinishedSpan
     ) -> ScopeSpans:
         of_resource = resources.get(id(span.resource))
         if of_resource is None:
@@ -79,7 +79,7 @@ class SpanEncoder:
             schema_url=scope.schema_url or "",
         )
 
-    def _add(self, group: ScopeSpans, span: ReadableSpan) -> None:
+    def _add(self, group: ScopeSpans, span: FinishedSpan) -> None:
         context, parent, status = span.context, span.parent, span.status
         message = group.spans.add(
             trace_id=context.trace_id.to_bytes(16, "big"),
@@ -103,14 +103,14 @@ class SpanEncoder:
         if span.links:
             self._add_links(message, span)
 
-    def _add_events(self, message: SpanMessage, span: ReadableSpan) -> None:
+    def _add_events(self, message: SpanMessage, span: FinishedSpan) -> None:
         message.dropped_events_count = span.dropped_events
         for event in span.events:
             message.events.add(
                 name=event.name, time_unix_nano=event.timestamp, attributes=self._attributes(event.attributes)
             )
 
-    def _add_links(self, message: SpanMessage, span: ReadableSpan) -> None:
+    def _add_links(self, message: SpanMessage, span: FinishedSpan) -> None:
         message.dropped_links_count = span.dropped_links
         for link in span.links:
             message.links.add(

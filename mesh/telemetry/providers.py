@@ -6,11 +6,14 @@ from typing import Final
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Tracer
 
 from mesh.telemetry.logs import LogPipeline
 from mesh.telemetry.logs import configure as configure_logs
 from mesh.telemetry.metrics import Metrics
+from mesh.telemetry.recording import FinishedSpan, RecordingTracer
 from mesh.telemetry.spans import SpanSender
 
 _LOG_SHARE_OF_SHUTDOWN: Final = 0.25
@@ -36,7 +39,12 @@ class Telemetry:
 
     def tracer(self, name: str) -> Tracer:
         """A tracer whose spans carry ``name`` as their scope, usually the module's."""
-        return self.tracer_provider.get_tracer(name)
+        provider = self.tracer_provider
+        stock = provider.get_tracer(name)
+        if provider.sampler is not DEFAULT_ON:  # the operator's wish
+            return stock
+        take = _nowhere if self._sender is None else self._sender.take
+        return RecordingTracer(stock, provider.resource, InstrumentationScope(name), take, _MAX_ATTRIBUTE_CHARS)
 
     async def shutdown(self, timeout_s: float) -> None:
         """Send what is left, spans first, and stop; what can't be sent within ``timeout_s`` is lost.
@@ -88,3 +96,7 @@ def setup(
         metrics.count_from("weft_spans_sent", "Spans that the collector took", lambda: sender.sent)
         metrics.count_from("weft_spans_dropped", "Spans that never reached the collector", lambda: sender.dropped)
     return Telemetry(provider, metrics, logs, sender)
+
+
+def _nowhere(_span: FinishedSpan) -> None:
+    """Where spans go that nobody collects."""

@@ -23,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from math import ceil
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 from opentelemetry.context import Context
@@ -33,6 +33,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from mesh.telemetry.otlp import SpanEncoder
+from mesh.telemetry.recording import FinishedSpan
 
 _MAX_QUEUED_SPANS: Final = 4_096
 _MAX_BATCH_SPANS: Final = 512
@@ -61,7 +62,7 @@ class SpanSender(SpanProcessor):
         self._reasons = _LastMessage()
         logging.getLogger(_EXPORTER_LOGGER).addFilter(self._reasons)
         self._exporter = _Exporter(self._endpoint)
-        self._queue: deque[ReadableSpan] = deque()
+        self._queue: deque[FinishedSpan] = deque()
         self._wake = threading.Event()
         self._stopping = False
         self._away = False
@@ -79,9 +80,12 @@ class SpanSender(SpanProcessor):
         """Nothing to do: a span counts when it has ended."""
 
     def on_end(self, span: ReadableSpan) -> None:
+        """Take a finished span of the SDK's."""
+        if span.context is not None and span.context.trace_flags.sampled:
+            self.take(span)
+
+    def take(self, span: FinishedSpan) -> None:
         """Take a finished span. Never waits."""
-        if span.context is None or not span.context.trace_flags.sampled:
-            return
         queue = self._queue
         if self._away or self._stopping or len(queue) >= _MAX_QUEUED_SPANS:
             self._refused += 1
@@ -149,7 +153,7 @@ class SpanSender(SpanProcessor):
     def _send_batch(self) -> None:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH_SPANS))]
         try:
-            ok = self._exporter.export(batch) is SpanExportResult.SUCCESS
+            ok = self._exporter.export(cast(Sequence[ReadableSpan], batch)) is SpanExportResult.SUCCESS
         except Exception as exc:  # a defect in a span must not end the thread
             ok, self._reasons.text = False, f"{type(exc).__name__}: {exc}"
         if ok:
@@ -186,7 +190,7 @@ class _Exporter(OTLPSpanExporter):
         super().__init__(endpoint=endpoint, timeout=_CALL_TIMEOUT_S, channel_options=options)  # type: ignore[arg-type]
         self._encoder = SpanEncoder()
 
-    def _translate_data(self, data: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
+    def _translate_data(self, data: Sequence[FinishedSpan]) -> ExportTraceServiceRequest:
         return self._encoder.encode(data)
 
 
