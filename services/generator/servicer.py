@@ -44,7 +44,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
 
 
 def _record(span: Span, event: Event) -> None:
-    """Put what is known of the answer on the call's span; never its words."""
+    """Put what is known of the answer on the call's span; accounting.py adds what it took."""
     if isinstance(event, Started):
         span.set_attribute(names.GENAI_PROVIDER, event.capabilities.backend)
         span.set_attribute(names.GENAI_RESPONSE_MODEL, event.model)
@@ -52,9 +52,9 @@ def _record(span: Span, event: Event) -> None:
             span.set_attribute(names.GENAI_PROMPT_NAME, event.template)
             span.set_attribute(names.GENAI_PROMPT_VERSION, event.template_version)
     elif isinstance(event, Finished):
-        usage = event.end.usage
         span.set_attribute(names.GENAI_FINISH_REASONS, [event.end.reason.value])
-        span.set_attribute(names.GENAI_INPUT_TOKENS, usage.input_tokens)
-        span.set_attribute(names.GENAI_OUTPUT_TOKENS, usage.output_tokens)
+        if event.end.cached:
+            span.set_attribute(names.CACHED, True)
+        span.set_attribute(names.CACHED, event.end.cached)
         if event.degraded:
             span.set_attribute(names.DEGRADED, [item.stage for item in event.degraded])

@@ -9,6 +9,7 @@ from mesh import plugins
 from mesh.app import Runtime
 from mesh.plugins import Url
 from mesh.server import Binding
+from services.generator.caching.cached import Cache
 from services.generator.generation import Generator
 from services.generator.ports import Model, Surroundings
 from services.generator.servicer import GeneratorServicer
@@ -27,9 +28,15 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
             api_keys={host: key.get_secret_value() for host, key in settings.generator.api_keys.items()},
             fail=runtime.fail,
         )
+        cache = None
+        if settings.generator.cache:
+            cache = Cache(settings.generator.cache, settings.generator.cache_ttl_s, runtime.registry)
+            stack.push_async_callback(cache.close)
         for name, raw in settings.generator.models.items():
             url = Url.parse(raw)
             model: Model = plugins.load(MODELS, url).open(url, surroundings)
+            if cache is not None:
+                model = cache.around(model, name, raw)
             stack.push_async_callback(model.close)
             await model.start()
             models[name] = model
