@@ -55,6 +55,5 @@ def _record(span: Span, event: Event) -> None:
         span.set_attribute(names.GENAI_FINISH_REASONS, [event.end.reason.value])
         if event.end.cached:
             span.set_attribute(names.CACHED, True)
-        span.set_attribute(names.CACHED, event.end.cached)
         if event.degraded:
             span.set_attribute(names.DEGRADED, [item.stage for item in event.degraded])

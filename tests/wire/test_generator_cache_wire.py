@@ -38,7 +38,7 @@ async def test_an_answer_comes_from_the_cache_with_its_token_ids_and_says_so(cac
         other = await r.ask(asking("Why?"))
         spans = [span.attributes or {} for span in r.spans.get_finished_spans()]
     assert [first.finished.cached, second.finished.cached, other.finished.cached] == [False, True, False]
-    assert [span.get(names.CACHED) for span in spans] == [False, True, False]
+    assert [span.get(names.CACHED, False) for span in spans] == [False, True, False]
     assert (second.text, second.token_ids) == (first.text, first.token_ids)
     assert second.started == first.started
     assert second.finished.usage.cached_tokens == second.finished.usage.input_tokens > 0
