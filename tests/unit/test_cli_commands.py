@@ -91,6 +91,15 @@ async def test_ask_prints_the_text_its_sources_and_the_session(server: Server) -
     assert "\x1b" not in done.out
 
 
+async def test_an_answer_from_the_cache_says_so_and_a_new_one_can_be_asked_for(server: Server) -> None:
+    server.chat.scripts = [[started(), finished(1, "Yes.", cached=cached)] for cached in (True, False)]
+    kept = await run(server, "ask", "?")
+    made = await run(server, "ask", "?", "--no-cache")
+    assert [request.allow_cached for request in server.chat.requests] == [True, False]
+    assert kept.out.splitlines()[-1].endswith(" · from the cache")
+    assert "cache" not in made.out
+
+
 async def test_an_answer_that_breaks_off_for_good_is_shown_as_far_as_it_came(server: Server) -> None:
     gone = error(Reason.ANSWER_INTERRUPTED, "its model went away", partial="true", emitted_chars=6)
     server.chat.scripts = [[started(), delta(1, "It is "), gone]] * 2

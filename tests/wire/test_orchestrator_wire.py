@@ -56,6 +56,15 @@ async def test_a_turn_streams_started_retrieved_text_and_one_finished(tmp_path: 
     assert (h.peer.requests[0].collection, h.peer.requests[0].top_k) == ("collections/c", 3)
 
 
+@pytest.mark.parametrize(("asked", "allowed"), [({}, True), ({"allow_cached": False}, False)])
+async def test_whether_a_cache_may_answer_is_the_callers_choice_all_the_way(
+    tmp_path: Path, asked: dict[str, bool], allowed: bool
+) -> None:
+    async with house(tmp_path) as h:
+        await h.first.ask(**asked)
+        assert [request.allow_cached for request in h.peer.requests] == [allowed, allowed]  # search, generate
+
+
 async def test_all_of_a_turn_is_one_trace_with_the_stages_in_it(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         await h.first.ask("What is 6 * 7?")

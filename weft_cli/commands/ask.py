@@ -23,6 +23,7 @@ def ask(
     collection: Collection = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="N", help="Passages at the most, 1 to 20.")] = 5,
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Deadline of the turn.")] = 30.0,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Have it searched and written anew.")] = False,
     ledger: Annotated[bool, typer.Option("--ledger", help="Show where the time went.")] = False,
     mesh: Mesh = None,
     data: Data = None,
@@ -32,24 +33,16 @@ def ask(
 
     Prints the text as it comes, then sources, what was left out, and the names of session and trace.
     """
-    run(_ask(question, session, collection, top_k, timeout, ledger, where(mesh, data), as_json), as_json=as_json)
+    options = {"session": session, "collection": collection, "top_k": top_k, "timeout_s": timeout}
+    run(_ask(question, options | {"allow_cached": not no_cache}, ledger, where(mesh, data), as_json), as_json=as_json)
 
 
-async def _ask(
-    question: str,
-    session: str | None,
-    collection: str | None,
-    top_k: int,
-    timeout_s: float,
-    ledger: bool,
-    at: Where,
-    as_json: bool,
-) -> None:
+async def _ask(question: str, options: dict[str, Any], ledger: bool, at: Where, as_json: bool) -> None:
     from weft_cli.connecting import connected
     from weft_cli.output import print_answer_tail, print_json
 
     async with connected(at) as client:
-        stream = client.stream(question, session=session, collection=collection, top_k=top_k, timeout_s=timeout_s)
+        stream = client.stream(question, **options)
         answer = await (stream.finish() if as_json else show(stream))
     if as_json:
         print_json(answer)
