@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import grpc
@@ -39,6 +39,7 @@ _RETRIED_CODES: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _SERVER_FAULTS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
+Metadata = Iterable[tuple[str, Any]]
 Handler = Callable[[Any, aio.ServicerContext], Awaitable[Any]]
 
 
@@ -102,11 +103,12 @@ class IncomingCalls(aio.ServerInterceptor):
         async def handle(request: Any, context: aio.ServicerContext) -> Any:
             started_s = time.perf_counter()
             metrics.started()
-            span, code = start_span(path, context, attributes), "OK"
+            metadata = context.invocation_metadata() or ()  # made anew at each call
+            span, code = start_span(path, metadata, attributes), "OK"
             token = otel_context.attach(trace.set_span_in_context(span))
             self._load.pending += 1
             try:
-                return await self._run(inner, request, context, span)
+                return await self._run(inner, request, context, metadata, span)
             except WeftError as err:
                 code = err.code.name
                 _mark(span, err)
@@ -129,7 +131,9 @@ class IncomingCalls(aio.ServerInterceptor):
 
         return handle
 
-    async def _run(self, inner: Handler, request: Any, context: aio.ServicerContext, span: Span) -> Any:
+    async def _run(
+        self, inner: Handler, request: Any, context: aio.ServicerContext, metadata: Metadata, span: Span
+    ) -> Any:
         if self._load.pending > self._max_concurrent_calls:
             raise error(
                 Reason.OVERLOADED,
@@ -137,7 +141,7 @@ class IncomingCalls(aio.ServerInterceptor):
                 retry_after_s=_OVERLOADED_RETRY_S,
                 limit=self._max_concurrent_calls,
             )
-        companions = call_context.from_metadata(context.invocation_metadata() or ())
+        companions = call_context.from_metadata(metadata)
         remaining_s = context.time_remaining()
         deadline = call_deadline.Deadline.on_entry(self._default_deadline_s if remaining_s is None else remaining_s)
         span.set_attribute(names.TENANT, companions.tenant)
@@ -169,13 +173,13 @@ class IncomingCalls(aio.ServerInterceptor):
                 context.set_trailing_metadata(tuple(companions.trailers))
             return response
 
-    def _span(self, path: str, context: aio.ServicerContext, attributes: Mapping[str, str]) -> Span:
-        carrier = {k: v for k, v in context.invocation_metadata() or () if k == names.METADATA_TRACEPARENT}
+    def _span(self, path: str, metadata: Metadata, attributes: Mapping[str, str]) -> Span:
+        carrier = {key: value for key, value in metadata if key == names.METADATA_TRACEPARENT}
         parent = self._propagator.extract(carrier)
         return self._tracer.start_span(path[1:], context=parent, kind=SpanKind.SERVER, attributes=attributes)
 
 
-def _no_span(_path: str, _context: aio.ServicerContext, _attributes: Mapping[str, str]) -> Span:
+def _no_span(_path: str, _metadata: Metadata, _attributes: Mapping[str, str]) -> Span:
     return trace.INVALID_SPAN
 
 

@@ -18,21 +18,18 @@ _GRACE_S: Final = 0.25
 
 async def result(call: Any) -> Any:
     """The reply of a unary call; raises what the call ends with."""
-    waiting = asyncio.ensure_future(_wait_for(call))
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def tell(_call: object) -> None:
+        if not done.done():
+            done.set_result(None)
+
+    call.add_done_callback(tell)  # cheaper than a shielded task
     try:
-        return await asyncio.shield(waiting)
+        await done
     except asyncio.CancelledError:
-        if not waiting.done():
+        if not call.done():
             timer = asyncio.get_running_loop().call_later(_GRACE_S, call.cancel)
-            waiting.add_done_callback(lambda done: _passed_over(done, timer))
+            call.add_done_callback(lambda _call: timer.cancel())
         raise
-
-
-async def _wait_for(call: Any) -> Any:
     return await call
-
-
-def _passed_over(waiting: asyncio.Future[Any], timer: asyncio.TimerHandle) -> None:
-    timer.cancel()
-    if not waiting.cancelled():
-        waiting.exception()  # asyncio complains of what nobody looked at
