@@ -12,6 +12,7 @@ from pydantic_settings import NoDecode
 from mesh import plugins
 from mesh.plugins import Url
 from mesh.settings import ServiceSettings
+from services.generator.prices import Price, check, parse
 from weft.errors import WeftError
 
 MODELS: Final = "services.generator.models"
@@ -47,6 +48,21 @@ class GeneratorOptions(BaseModel):
         "redis://host:port/database; unset: nowhere",
     )
     cache_ttl_s: float = Field(3_600.0, gt=0, le=2_592_000, description="seconds that an answer is kept")
+
+    prices: Annotated[dict[str, Price], NoDecode] = Field(
+        {},
+        description="what models cost per million tokens, as a JSON object: "
+        '{"gpt": {"input": 2.5, "cached": 1.25, "output": 10, "currency": "USD"}}',
+    )
+    record_content: bool = Field(
+        False, description="put prompts and answers on spans; whoever reads the traces then reads them"
+    )
+
+    @field_validator("prices", mode="before")
+    @classmethod
+    def _prices(cls, value: object) -> object:
+        given = parse(value) if isinstance(value, str) else value
+        return {name: check(name, price) for name, price in given.items()} if isinstance(given, dict) else given
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -98,6 +114,15 @@ class GeneratorOptions(BaseModel):
             except ValueError as err:
                 raise ValueError(f"{name}: {err}") from None
         return models
+
+    @model_validator(mode="after")
+    def _prices_are_of_models(self) -> GeneratorOptions:
+        for name in self.prices:
+            if name not in self.models:
+                raise ValueError(f"prices: there is no model {name!r}; there are: {', '.join(self.models)}")
+        if len({price.currency for price in self.prices.values()}) > 1:
+            raise ValueError("prices: there are several currencies; a table has one, or its sums would mean nothing")
+        return self
 
     @model_validator(mode="after")
     def _templates_are_good(self) -> GeneratorOptions:

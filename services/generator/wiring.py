@@ -9,6 +9,7 @@ from mesh import plugins
 from mesh.app import Runtime
 from mesh.plugins import Url
 from mesh.server import Binding
+from services.generator.accounting import Accounts
 from services.generator.caching.cached import Cache
 from services.generator.generation import Generator
 from services.generator.ports import Model, Surroundings
@@ -23,6 +24,9 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
     """Open and start every model, in order; close them in reverse."""
     async with AsyncExitStack() as stack:
         templates = open_templates(settings.generator.templates, settings.generator.template_weights)
+        accounts = Accounts(
+            runtime.registry, settings.generator.prices, record_content=settings.generator.record_content
+        )
         models: dict[str, Model] = {}
         surroundings = Surroundings(
             api_keys={host: key.get_secret_value() for host, key in settings.generator.api_keys.items()},
@@ -37,6 +41,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
             model: Model = plugins.load(MODELS, url).open(url, surroundings)
             if cache is not None:
                 model = cache.around(model, name, raw)
+            model = accounts.around(name, model)
             stack.push_async_callback(model.close)
             await model.start()
             models[name] = model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ import grpc
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry
 
 from mesh.interceptors.outgoing import prepare
 from mesh.load import LoadMeter
@@ -19,8 +20,10 @@ from mesh.plugins import Url, load
 from mesh.server import Binding, MeshServer
 from mesh.settings import LoadWeights
 from mesh.telemetry import Metrics
+from services.generator.accounting import Accounts
 from services.generator.generation import Generator
 from services.generator.ports import Model
+from services.generator.prices import Price
 from services.generator.servicer import GeneratorServicer
 from services.generator.settings import MODELS
 from services.generator.templates.library import Templates, open_templates
@@ -72,6 +75,7 @@ class House:
     models: dict[str, Watched]
     spans: InMemorySpanExporter
     load: LoadMeter
+    registry: CollectorRegistry
 
 
 @dataclass
@@ -102,16 +106,21 @@ class Answer:
 
 
 @asynccontextmanager
-async def house(templates: Templates | None = None, /, **urls: str) -> AsyncIterator[House]:
+async def house(
+    templates: Templates | None = None,
+    prices: Mapping[str, Price] | None = None,
+    record_content: bool = False,
+    /,
+    **urls: str,
+) -> AsyncIterator[House]:
     """Serve the models of these URLs, by name, in this order."""
     spans = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
     tracer = provider.get_tracer("test")
     meter = LoadMeter(LoadWeights())
-    server = MeshServer(
-        tracer=tracer, metrics=Metrics(service="generator", instance_id="generator-1", version="v1"), load=meter
-    )
+    metrics = Metrics(service="generator", instance_id="generator-1", version="v1")
+    server = MeshServer(tracer=tracer, metrics=metrics, load=meter)
     async with AsyncExitStack() as stack:
         models: dict[str, Watched] = {}
         for name, raw in urls.items():
@@ -119,13 +128,15 @@ async def house(templates: Templates | None = None, /, **urls: str) -> AsyncIter
             models[name] = Watched(load(MODELS, url).open(url))
             stack.push_async_callback(models[name].close)
             await models[name].start()
-        servicer = GeneratorServicer(Generator(models, templates or open_templates()))
+        accounts = Accounts(metrics.registry, prices, record_content=record_content)
+        accounted = {name: accounts.around(name, model) for name, model in models.items()}
+        servicer = GeneratorServicer(Generator(accounted, templates or open_templates()))
         binding = Binding(SERVICE, pb_grpc.add_GeneratorServiceServicer_to_server, servicer)
         port = await server.start("127.0.0.1", 0, [binding])
         stack.push_async_callback(server.stop, 0)
         channel = traced(grpc.aio.insecure_channel(f"127.0.0.1:{port}"), tracer, prepare)
         stack.push_async_callback(channel.close)
-        yield House(pb_grpc.GeneratorServiceStub(channel), models, spans, meter)
+        yield House(pb_grpc.GeneratorServiceStub(channel), models, spans, meter, metrics.registry)
 
 
 async def ask(h: House, wanted: pb.GenerateRequest, timeout_s: float = 10.0) -> Answer:
