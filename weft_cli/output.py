@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import typer
 
-from weft.answers import Answer, Citation, Degradation, Hit, Ledger, SearchResult, as_dict
+from weft.answers import Answer, Citation, Degradation, Hit, Ledger, SearchResult, Usage, as_dict
 from weft.errors import WeftError
 
 _PIPE_WIDTH: Final = 100
@@ -88,6 +88,8 @@ def print_answer_tail(answer: Answer, *, ledger: bool) -> None:
     if ledger:
         say()
         print_ledger(answer.ledger)
+        if answer.usage.input_tokens:
+            print_usage(answer.usage)
     notes = [name for name, true in (("from the cache", answer.cached), ("replayed", answer.replayed)) if true]
     say(
         f"\nsession {answer.session.removeprefix('sessions/')} · trace {answer.trace_id[:16]}"
@@ -110,6 +112,13 @@ def print_ledger(ledger: Ledger) -> None:
         bar = draw_bar(entry.start_ms / whole_ms, (entry.start_ms + entry.duration_ms) / whole_ms, _BAR_CHARS)
         status = "" if entry.status == "OK" else f"  {entry.status}"
         say(f"  {entry.stage:<12} {bar} {entry.duration_ms:8.1f} ms{status}")
+
+
+def print_usage(usage: Usage) -> None:
+    """What a model read and wrote, and what that cost where it has a price."""
+    cached = f" ({usage.cached_tokens:,} of them cached)" if usage.cached_tokens else ""
+    cost = f" · {usage.cost_micros / 1e6:.6f} {usage.currency}" if usage.currency else ""
+    say(f"tokens: {usage.input_tokens:,} read{cached}, {usage.output_tokens:,} written{cost}")
 
 
 def draw_bar(start: float, end: float, size: int) -> str:

@@ -204,7 +204,7 @@ class Accounted:
                 if usage.output_tokens > 1:
                     self._each.observe((time.perf_counter() - first_s) / (usage.output_tokens - 1))
         self._describe(request, usage, said, first_wait_s, end.reason.value)
-        return replace(end, usage=usage)
+        return end if usage is end.usage else replace(end, usage=usage)
 
     def _broken_off(
         self, request: Request, outcome: str, prompt: Prompt | None, said: list[Piece], first_wait_s: float | None

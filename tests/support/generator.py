@@ -76,6 +76,7 @@ class House:
     spans: InMemorySpanExporter
     load: LoadMeter
     registry: CollectorRegistry
+    channel: grpc.aio.Channel
 
 
 @dataclass
@@ -136,7 +137,7 @@ async def house(
         stack.push_async_callback(server.stop, 0)
         channel = traced(grpc.aio.insecure_channel(f"127.0.0.1:{port}"), tracer, prepare)
         stack.push_async_callback(channel.close)
-        yield House(pb_grpc.GeneratorServiceStub(channel), models, spans, meter, metrics.registry)
+        yield House(pb_grpc.GeneratorServiceStub(channel), models, spans, meter, metrics.registry, channel)
 
 
 async def ask(h: House, wanted: pb.GenerateRequest, timeout_s: float = 10.0) -> Answer:

@@ -9,7 +9,7 @@ from typing import TextIO, cast
 
 import pytest
 
-from weft.answers import Answer, Citation, Degradation, Hit, Ledger, LedgerEntry, SearchResult
+from weft.answers import Answer, Citation, Degradation, Hit, Ledger, LedgerEntry, SearchResult, Usage
 from weft.mesh.v1 import trace_pb2
 from weft_cli import output
 from weft_cli.commands.trace import print_list
@@ -112,6 +112,7 @@ def test_an_answer_shows_each_source_once_with_its_quotes(capsys: pytest.Capture
         turn="sessions/s/turns/1",
         trace_id="ab" * 16,
         finish_reason="stop",
+        usage=Usage(1_812, 95, 640, 2_100, "EUR"),
         ledger=Ledger(
             30_000, 50, (LedgerEntry("retrieval", 0, 25, 0, "OK"), LedgerEntry("tools", 25, 5, 0, "ABORTED"))
         ),
@@ -124,6 +125,7 @@ def test_an_answer_shows_each_source_once_with_its_quotes(capsys: pytest.Capture
     assert all(f"“{quote}”" in shown for quote in ("first", "second", "third"))
     assert "went without tools (TOOL_TIMEOUT), without tools: too slow" in shown
     assert "ledger: 50 ms of 30000 ms" in shown
+    assert "tokens: 1,812 read (640 of them cached), 95 written · 0.002100 EUR" in shown
     assert "5.0 ms  ABORTED" in shown
     assert "session s · trace abababababababab · from the cache" in shown
 
