@@ -211,16 +211,16 @@ def interrupted(text: str, why: str) -> WeftError:
 
 
 def _counted_once(end: GenerationFinished, continuation: Continuation) -> GenerationFinished:
-    """The end of a continued answer as if one stream had written all of it."""
-    usage, written = end.usage, len(continuation.output_token_ids)
-    return replace(
-        end,
-        usage=replace(
-            usage,
-            input_tokens=max(0, usage.input_tokens - written),
-            output_tokens=usage.output_tokens + written,
-        ),
+    """The end of a continued answer as if one stream had written all of it: what the model read the last time was
+    the prompt and what it had written before."""
+    usage, read = end.usage, len(continuation.prompt_token_ids)
+    whole = replace(
+        usage,
+        input_tokens=read,
+        output_tokens=max(0, usage.input_tokens + usage.output_tokens - read),
+        cached_tokens=min(usage.cached_tokens, read),
     )
+    return replace(end, usage=whole)
 
 
 async def _next(events: AsyncGenerator[Generation, None], until_s: float, budget_s: float) -> Generation:

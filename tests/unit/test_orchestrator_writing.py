@@ -233,14 +233,14 @@ async def test_the_next_owner_does_not_ask_a_model_that_cannot_go_on(store: Stor
 async def test_what_broke_before_its_first_text_begins_anew_with_any_model(store: Store) -> None:
     began = GenerationStarted("first", "vllm", can_resume=True, prompt_token_ids=(1,))
     other = GenerationStarted("second", "vllm", can_resume=True, prompt_token_ids=(2,))
-    end = GenerationFinished(FinishReason.STOP, Usage(4, 3))
+    end = GenerationFinished(FinishReason.STOP, Usage(2, 2, cached_tokens=2))
     model = ScriptedGenerator(
         [began, GenerationDelta("", (11, 12)), DOWN],
         [other, GenerationDelta("It ", (21,)), 0.005, GenerationDelta("", (22,)), DOWN],
         [other, GenerationDelta("is.", (22, 23)), end],
     )
     seen: dict[int, object] = {}
-    assert await own(store, model, "r", seen, None) == GenerationFinished(FinishReason.STOP, Usage(3, 4))
+    assert await own(store, model, "r", seen, None) == GenerationFinished(FinishReason.STOP, Usage(1, 3, 1))
     assert texts(seen) == "It is."
     assert [prompt.continuation for prompt in model.prompts] == [None, None, Continuation((2,), (21,), "It ")]
     assert [prompt.model for prompt in model.prompts] == ["", "", "second"]
