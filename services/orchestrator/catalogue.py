@@ -71,7 +71,9 @@ class Catalogue:
             # It serves all turns, so it spends from no turn's deadline.
             with deadline.bind(deadline.Deadline.after(self._timeout_s)):
                 async with asyncio.timeout(self._timeout_s):
-                    self._specs = await self._tools.specs()
+                    specs = await self._tools.specs()
+            if specs != self._specs:  # who knows the list by its identity needn't look at it anew
+                self._specs = specs
             self._fetched_s, self._failure = self._clock(), None
         except WeftError as err:
             self._failed(err, begun_s)

@@ -14,7 +14,7 @@ import pytest
 
 from mesh.plugins import Url
 from services.orchestrator.planners import rules
-from services.orchestrator.planners.rules import MAX_CALLS, MAX_QUESTION_CHARS, RulePlanner
+from services.orchestrator.planners.rules import MAX_CALLS, MAX_KEPT_PLANS, MAX_QUESTION_CHARS, RulePlanner
 from services.orchestrator.types import ArgumentExtractor, ExtractorKind, PlannedCall, ToolPattern, ToolSpec
 from services.tools.toolbox import Toolbox
 from services.tools.types import Call
@@ -181,6 +181,31 @@ async def test_a_tool_that_declares_other_patterns_is_understood_anew(monkeypatc
         assert len(await planner.plan("shout hello", [first], TODAY, [])) == 1
     assert len(await planner.plan("yell hello", [second], TODAY, [])) == 1
     assert compiled == ["shout (?P<text>.*)", "yell (?P<text>.*)"]
+
+
+async def test_a_plan_is_kept_for_its_day_and_its_tools_and_never_handed_out_to_be_changed() -> None:
+    planner = RulePlanner()
+    when = ArgumentExtractor("when", ExtractorKind.DATE, "when")
+    today, tools = TODAY, [shouting("shout (?P<when>tomorrow)", when), shouting("yell", name="yell")]
+
+    async def planned(day: datetime.date, offered: list[ToolSpec]) -> list[PlannedCall]:
+        return await planner.plan("shout tomorrow, yell", offered, day, [])
+
+    first = await planned(today, tools)
+    first.clear()
+    assert [call.arguments for call in await planned(today, tools)] == [{"when": "2026-11-13"}, {}]
+    assert len(await planned(today, tools[:1])) == 1
+    assert (await planned(today + datetime.timedelta(days=1), tools))[0].arguments == {"when": "2026-11-14"}
+    changed = [tools[0], shouting("never", name="yell")]
+    assert len(await planned(today, changed)) == 1
+    assert len(await planned(today, tools)) == 2
+
+
+async def test_plans_of_a_bounded_number_of_questions_are_kept() -> None:
+    planner = RulePlanner()
+    for index in range(MAX_KEPT_PLANS + 10):
+        await planner.plan(f"shout {index}", [shouting("shout")], TODAY, [])
+    assert len(planner._plans) == MAX_KEPT_PLANS
 
 
 async def test_of_two_matches_that_overlap_the_longer_one_is_meant() -> None:

@@ -17,9 +17,10 @@ import asyncio
 import datetime
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from mesh.plugins import Url
 from services.orchestrator.planners._days import day
@@ -30,6 +31,7 @@ from services.orchestrator.types import ArgumentExtractor, Exchange, ExtractorKi
 _log = logging.getLogger(__name__)
 MAX_CALLS: Final = 10
 MAX_QUESTION_CHARS: Final = 1_000
+MAX_KEPT_PLANS: Final = 1_024
 _MAX_PATTERNS: Final = 100  # per tool
 _MAX_REGEX_CHARS: Final = 16_000
 _MAX_MATCHES: Final = 50  # per pattern, fruitless ones included
@@ -68,28 +70,33 @@ class _Match:
     call: PlannedCall
 
 
+_Key: TypeAlias = tuple[str, datetime.date, tuple[str, ...]]
+
+
 class RulePlanner:
-    """Interprets patterns. Keeps nothing between questions but what it has compiled."""
+    """Interprets patterns. Keeps what it has compiled, and the plans of the last ``MAX_KEPT_PLANS`` questions."""
 
     def __init__(self) -> None:
         self._compiled: dict[str, _Rules] = {}
+        self._plans: OrderedDict[_Key, list[PlannedCall]] = OrderedDict()
 
     async def plan(
         self, question: str, tools: Sequence[ToolSpec], today: datetime.date, history: Sequence[Exchange]
     ) -> list[PlannedCall]:
         """See ``ports.Planner``. The history plays no part: patterns need the whole request in the question."""
         text = _SPACE.sub(" ", question[:MAX_QUESTION_CHARS]).strip()
-        found: list[_Match] = []
-        for tool in tools:
-            compiled = await self._rules(tool)
-            if compiled.hint is None or compiled.hint.search(text):
-                for rule in compiled.rules:
-                    found += _matches(rule, text, today)
-        calls: list[PlannedCall] = []
-        for match in sorted(_apart(found), key=lambda match: match.start):
-            if match.call not in calls:
-                calls.append(match.call)
-        return calls[:MAX_CALLS]
+        rules = [await self._rules(tool) for tool in tools]  # drops all plans where one has changed
+        key = (text, today, tuple(tool.name for tool in tools))
+        plan = self._plans.get(key)
+        if plan is not None:
+            self._plans.move_to_end(key)
+            return list(plan)
+        plan = _plan(rules, text, today)
+        if all(self._compiled[known.source.name] is known for known in rules):  # not one that changed meanwhile
+            self._plans[key] = plan
+            if len(self._plans) > MAX_KEPT_PLANS:
+                self._plans.popitem(last=False)
+        return list(plan)
 
     async def _rules(self, tool: ToolSpec) -> _Rules:
         known = self._compiled.get(tool.name)
@@ -107,7 +114,21 @@ class RulePlanner:
                 await asyncio.sleep(0)  # a large pattern takes milliseconds to compile: let others run
             hint = _compile(tool.name, ToolPattern(tool.hint)) if tool.hint else None
             known = self._compiled[tool.name] = _Rules(tool, hint.regex if hint else None, tuple(rules))
+            self._plans.clear()
         return known
+
+
+def _plan(rules: Sequence[_Rules], text: str, today: datetime.date) -> list[PlannedCall]:
+    found: list[_Match] = []
+    for tool in rules:
+        if tool.hint is None or tool.hint.search(text):
+            for rule in tool.rules:
+                found += _matches(rule, text, today)
+    calls: list[PlannedCall] = []
+    for match in sorted(_apart(found), key=lambda match: match.start):
+        if match.call not in calls:
+            calls.append(match.call)
+    return calls[:MAX_CALLS]
 
 
 def _compile(tool: str, pattern: ToolPattern) -> _Rule | None:
