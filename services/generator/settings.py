@@ -6,12 +6,13 @@ import json
 import re
 from typing import Annotated, Final
 
-from pydantic import BaseModel, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from mesh import plugins
 from mesh.plugins import Url
 from mesh.settings import ServiceSettings
+from services.generator.admission.settings import AdmissionOptions
 from services.generator.prices import Price, check, parse
 from weft.errors import WeftError
 
@@ -21,7 +22,7 @@ _EXAMPLES: Final = {"models": '{"extractive": "extractive:"}', "template_weights
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}")
 
 
-class GeneratorOptions(BaseModel):
+class GeneratorOptions(AdmissionOptions):
     """WEFT_GENERATOR__…"""
 
     models: Annotated[dict[str, str], NoDecode] = Field(
@@ -122,6 +123,11 @@ class GeneratorOptions(BaseModel):
                 raise ValueError(f"prices: there is no model {name!r}; there are: {', '.join(self.models)}")
         if len({price.currency for price in self.prices.values()}) > 1:
             raise ValueError("prices: there are several currencies; a table has one, or its sums would mean nothing")
+        return self
+
+    @model_validator(mode="after")
+    def _admission_fits(self) -> GeneratorOptions:
+        self.check_against(self.models, priced=bool(self.prices))
         return self
 
     @model_validator(mode="after")

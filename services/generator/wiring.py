@@ -10,6 +10,7 @@ from mesh.app import Runtime
 from mesh.plugins import Url
 from mesh.server import Binding
 from services.generator.accounting import Accounts
+from services.generator.admission.admission import Admission
 from services.generator.caching.cached import Cache
 from services.generator.generation import Generator
 from services.generator.ports import Model, Surroundings
@@ -32,6 +33,10 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
             api_keys={host: key.get_secret_value() for host, key in settings.generator.api_keys.items()},
             fail=runtime.fail,
         )
+        admission = Admission(
+            settings.generator, settings.generator.models, settings.generator.prices, runtime.registry
+        )
+        stack.push_async_callback(admission.close)
         cache = None
         if settings.generator.cache:
             cache = Cache(settings.generator.cache, settings.generator.cache_ttl_s, runtime.registry)
@@ -39,6 +44,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         for name, raw in settings.generator.models.items():
             url = Url.parse(raw)
             model: Model = plugins.load(MODELS, url).open(url, surroundings)
+            model = admission.around(name, model)
             if cache is not None:
                 model = cache.around(model, name, raw)
             model = accounts.around(name, model)
