@@ -205,6 +205,11 @@ def edges(answer: Answer) -> list[tuple[int, int]]:
     return found
 
 
+def tokens_of(answer: Answer) -> int:
+    """Return what was read and written, together."""
+    return int(answer.finished.usage.input_tokens + answer.finished.usage.output_tokens)
+
+
 async def refused(call: Any) -> WeftError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
@@ -221,6 +226,7 @@ async def test_a_resumed_answer_equals_the_undisturbed_one(resumable: str) -> No
                 assert whole.text[: chars - missing] + rest.text == whole.text
                 assert whole.token_ids[:tokens] + rest.token_ids == whole.token_ids
                 assert rest.finished.reason == whole.finished.reason
+                assert tokens_of(rest) == tokens_of(whole)  # what was said before is input now
 
 
 async def test_a_limit_counts_the_resumed_part(resumable: str) -> None:
