@@ -60,13 +60,16 @@ class _Tenant(Generic[T]):
     given: bool = False
     """Whether this turn's quantum was added."""
     taken: int = 0
+    first: Entry[T] | None = None
+    """The next one, while it is known."""
 
     def next(self) -> Entry[T]:
         """The one that goes first."""
-        first = [next(iter(lane.values())) for lane in self.lanes if lane]
-        if self.taken % OLDEST_EVERY == OLDEST_EVERY - 1:
-            return min(first, key=lambda entry: entry.number)
-        return first[-1]
+        if self.first is None:
+            heads = [next(iter(lane.values())) for lane in self.lanes if lane]
+            oldest = self.taken % OLDEST_EVERY == OLDEST_EVERY - 1
+            self.first = min(heads, key=lambda entry: entry.number) if oldest else heads[-1]
+        return self.first
 
     def last(self) -> Iterator[Entry[T]]:
         """Those that would be missed least, first."""
@@ -125,6 +128,7 @@ class FairQueue(Generic[T]):
             owner = self._tenants[tenant] = _Tenant(tenant)
             self._rotation.append(owner)
         entry = Entry(tenant, priority, tokens, item, next(self._numbers))
+        owner.first = None
         owner.lanes[priority][entry.number] = entry
         owner.lane_tokens[priority] += tokens
         owner.tokens += tokens
@@ -159,6 +163,7 @@ class FairQueue(Generic[T]):
         owner = self._tenants.get(entry.tenant)
         if owner is None or owner.lanes[entry.priority].pop(entry.number, None) is None:
             return False
+        owner.first = None
         owner.lane_tokens[entry.priority] -= entry.tokens
         owner.tokens -= entry.tokens
         self.requests -= 1
