@@ -31,6 +31,7 @@ import grpc
 from opentelemetry.trace import Tracer
 
 from mesh import plugins
+from mesh.age import age_s
 from mesh.http import http_endpoint
 from mesh.interceptors.outgoing import prepare
 from mesh.load import LoadMeter
@@ -199,12 +200,16 @@ async def _live(runtime: Runtime, settings: S, build: Build[S], register: bool) 
         _settle_memory()
         await server.set_serving(True)
         serving = True
+        started_s = age_s()
+        metrics.took_to_start(started_s)
         registration: Registration | None = None
         if register:
             registration = await _register(runtime, settings, stack, server, bound_port, metrics_port)
         # From now on only: what loading a model takes, or libraries, harms no caller.
         await stack.enter_async_context(_background(metrics.watch_loop()))
-        _log.info("serving on %s:%d, metrics on %s:%d", host, bound_port, host, metrics_port)
+        _log.info(
+            "serving on %s:%d, metrics on %s:%d, %.2f s after exec", host, bound_port, host, metrics_port, started_s
+        )
         await runtime.stopping.wait()
         serving = False
         await server.set_serving(False)

@@ -9,6 +9,7 @@ has: anything else counts as ``other``, so that a stranger who invents names can
     weft_event_loop_lag_seconds        how late the last half-second tick came
     weft_event_loop_lag_max_seconds    the worst of the last minute
     weft_event_loop_tasks              asyncio tasks that are not over: a number that only grows is a leak
+    weft_start_seconds                 from the process's exec to SERVING
     weft_instance_info{service, instance, version, zone}            always 1
     process_*                          CPU, memory, file descriptors, start time
 
@@ -110,6 +111,10 @@ class Metrics:
     def method(self, path: str) -> MethodMetrics:
         """The numbers of ``/package.Service/Method``; those of ``other`` for a method not registered."""
         return self._methods.get(path, self._other)
+
+    def took_to_start(self, seconds: float) -> None:
+        """Show how long it took from the process's exec to SERVING."""
+        Gauge("weft_start_seconds", "From the process's exec to SERVING", registry=self.registry).set(seconds)
 
     def count_from(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """Show as the counter ``name`` a number that is counted elsewhere; ``read`` must not block."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,9 +43,13 @@ raise SystemExit(asyncio.run(serve("test", ServiceSettings(), build, register=Fa
 @pytest.mark.parametrize(("when", "reports"), [("starting", 0), ("later", 1)])
 def test_a_loop_is_watched_only_once_it_serves(when: str, reports: int) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("WEFT_", "OTEL_"))}
+    begun_s = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", SERVICE, when], capture_output=True, text=True, timeout=60, cwd=ROOT, env=environ
     )
     assert done.returncode == 0, done.stderr
-    assert "serving on" in done.stdout
     assert done.stdout.count("event loop was blocked") == reports
+    told = re.search(r"serving on .*, ([0-9.]+) s after exec", done.stdout)
+    assert told is not None, done.stdout
+    took_s = time.monotonic() - begun_s
+    assert (1.6 if when == "starting" else 0.6) < float(told[1]) < took_s  # imports count, too
