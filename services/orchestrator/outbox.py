@@ -23,7 +23,7 @@ from services.orchestrator.records import NO_SEQUENCE, Entry, Lease, Note, Prepa
 from services.orchestrator.types import Event, Finished, TextDelta
 from weft.errors import WeftError
 
-HOLD_S: Final = 0.005
+HOLD_S: Final = 0.025
 
 
 class NotStored(Exception):

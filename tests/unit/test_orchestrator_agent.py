@@ -446,7 +446,7 @@ async def test_one_write_that_fails_ends_the_stream_and_loses_no_text(tmp_path: 
             return getattr(self._sessions, name)
 
     slowly = [STARTED, *(step for text in ("It ", "is ", "so.") for step in (GenerationDelta(text), 0.03)), END]
-    async with replica(tmp_path, generator=ScriptedGenerator([0.02, *slowly]), wrap=Hiccup) as r:  # type: ignore[arg-type]
+    async with replica(tmp_path, generator=ScriptedGenerator([0.08, *slowly]), wrap=Hiccup) as r:  # type: ignore[arg-type]
         had = await until_it_breaks(r, request_id="r1")
         assert writes == failing
         rest = await r.ask(request_id="r1", resume_turn=1, after_sequence=had[-1].sequence)
