@@ -11,6 +11,7 @@ from mesh.plugins import Url
 from mesh.server import Binding
 from services.generator.accounting import Accounts
 from services.generator.admission.admission import Admission
+from services.generator.breaker import Guard
 from services.generator.caching.cached import Cache
 from services.generator.generation import Generator
 from services.generator.ports import Model, Surroundings
@@ -37,6 +38,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
             settings.generator, settings.generator.models, settings.generator.prices, runtime.registry
         )
         stack.push_async_callback(admission.close)
+        guard = Guard(runtime.registry)
         cache = None
         if settings.generator.cache:
             cache = Cache(settings.generator.cache, settings.generator.cache_ttl_s, runtime.registry)
@@ -44,6 +46,8 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         for name, raw in settings.generator.models.items():
             url = Url.parse(raw)
             model: Model = plugins.load(MODELS, url).open(url, surroundings)
+            if url.host:  # at another host: an upstream
+                model = guard.around(name, model)
             model = admission.around(name, model)
             if cache is not None:
                 model = cache.around(model, name, raw)
