@@ -9,23 +9,15 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-import httpx
 import pytest
 
-from mesh.plugins import Url
-from services.generator.models import scripted
-from services.generator.types import Message, Piece, Request, Role
-from tests.support.going_on import Callers, calling
-from tests.support.mesh import ROOT, Mesh, Process, eventually, running_mesh
+from tests.support.going_on import MODELS, Callers, calling, calls_of, undisturbed
+from tests.support.mesh import ROOT, Mesh, eventually, running_mesh
 from tests.support.sdk import in_child
 
 pytestmark = pytest.mark.timeout(240)
 
 CALLERS: Final = 20
-TOKENS: Final = 60
-SAYS: Final = "Each of the 最后一位客人 says “Zum Löwen” 👩‍👩‍👧🦁, é, and goes on:"
-SLOW: Final = f"scripted:?text={SAYS}&tokens={TOKENS}&delay_ms=50"
-MODELS: Final = {"slow": SLOW, "once": f"{SLOW}&resume=false", "late": f"{SLOW}&resume=false&first_delay_ms=2000"}
 REPLICAS: Final = {"retriever": 1, "generator": 3, "tools": 1, "orchestrator": 2}
 
 
@@ -48,21 +40,6 @@ def whole(mesh: Mesh) -> None:
     """Each test begins with all replicas."""
     mesh.restart(*(process for process in mesh.processes if not process.running))
     mesh.wait_ready(REPLICAS)
-
-
-async def undisturbed() -> list[str]:
-    """What the models say, by tokens."""
-    model = scripted.open(Url.parse(SLOW.replace("delay_ms=50", "delay_ms=0")))
-    events = model.generate(Request((Message(Role.USER, "?"),)))
-    return [event.text async for event in events if isinstance(event, Piece)]
-
-
-def calls_of(mesh: Mesh, process: Process, method: str) -> int:
-    """Calls of a method that one replica has begun."""
-    ports = [i.metrics_port for found in mesh.serving().values() for i in found if i.id == process.instance_id]
-    lines = httpx.get(f"http://127.0.0.1:{ports[0]}/metrics", timeout=5).text.splitlines()
-    counts = [line for line in lines if line.startswith("grpc_server_call_started_total") and f'/{method}"' in line]
-    return sum(int(float(line.rpartition(" ")[2])) for line in counts)
 
 
 def assert_whole(found: list[dict[str, Any]], tokens: list[str]) -> None:

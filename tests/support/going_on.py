@@ -16,11 +16,39 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
+
+import httpx
 
 import weft
-from tests.support.mesh import ROOT, Mesh
+from mesh.plugins import Url
+from services.generator.models import scripted
+from services.generator.types import Message, Piece, Request, Role
+from tests.support.mesh import ROOT, Mesh, Process
 from weft.errors import WeftError
+
+TOKENS: Final = 60
+_SAYS: Final = "Each of the 最后一位客人 says “Zum Löwen” 👩‍👩‍👧🦁, é, and goes on:"
+_SLOW: Final = f"scripted:?text={_SAYS}&tokens={TOKENS}"
+MODELS: Final = {
+    "slow": f"{_SLOW}&delay_ms=50",
+    "once": f"{_SLOW}&delay_ms=50&resume=false",
+    "late": f"{_SLOW}&delay_ms=50&resume=false&first_delay_ms=2000",
+}
+
+
+async def undisturbed() -> list[str]:
+    """What the models say, by tokens."""
+    events = scripted.open(Url.parse(_SLOW)).generate(Request((Message(Role.USER, "?"),)))
+    return [event.text async for event in events if isinstance(event, Piece)]
+
+
+def calls_of(mesh: Mesh, process: Process, method: str) -> int:
+    """Calls of a method that one replica has begun."""
+    ports = [i.metrics_port for found in mesh.serving().values() for i in found if i.id == process.instance_id]
+    lines = httpx.get(f"http://127.0.0.1:{ports[0]}/metrics", timeout=5).text.splitlines()
+    counts = [line for line in lines if line.startswith("grpc_server_call_started_total") and f'/{method}"' in line]
+    return sum(int(float(line.rpartition(" ")[2])) for line in counts)
 
 
 class Callers:
@@ -103,6 +131,7 @@ async def _caller(client: weft.Client, number: int, order: dict[str, Any], progr
         "model": order.get("model"),
         "session": order["sessions"][number] if "sessions" in order else None,
         "timeout_s": order.get("timeout_s", 60),
+        "allow_cached": False,  # each caller has an answer of its own
     }
     question, found = order.get("question", "How are documents split into passages?"), dict[str, Any]()
     try:
