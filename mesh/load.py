@@ -2,8 +2,18 @@
 
 Per-call trailers say nothing until a stream ends, and our streams are long; so each instance serves
 ``xds.service.orca.v3.OpenRcaService`` and gRPC's ``client_side_weighted_round_robin`` subscribes to it.
-The utilisation is a weighted mean of CPU, calls under way and GPU memory; the weights are settings
-(``WEFT_LOAD__*``). A busy replica is picked less.
+
+    utilisation = idle + weighted mean of: CPU, calls under way, and what shares a service adds (``add_share``)
+    weight, in gRPC's balancer = calls per second / utilisation
+
+The weights are settings (``WEFT_LOAD__*``). A busy replica is picked less.
+
+The balancer's quotient says how much a replica gets done for its utilisation, which is right for short calls. It is
+blind for long streams: a replica that finishes none in a second has the weight 0, which means "unknown" to gRPC, and
+one that has many under way finishes as many more. So ``_RATE_OF_ROOM`` is added to the calls per second that are
+reported: where fewer are done, the utilisation decides, and who has room is picked. And a little is added to every
+utilisation: else, of two replicas that do next to nothing, the noise of measuring would make one seem several times
+as busy as the other.
 """
 
 from __future__ import annotations
@@ -11,9 +21,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import grpc
@@ -27,18 +37,25 @@ from weft.xds.v1 import orca_pb2
 _SERVICE: Final = "xds.service.orca.v3.OpenRcaService"
 _METHOD: Final = "StreamCoreMetrics"
 _MIN_INTERVAL_S: Final = 0.1
-# gRPC takes a utilisation of 0 for "not reported"; an idle replica says this little instead.
-_IDLE_UTILISATION: Final = 0.01
+_PENDING, _RPS = "pending", "rps"
+_IDLE_UTILISATION: Final = 0.05  # never 0: gRPC takes that for "not reported"
+_RATE_OF_ROOM: Final = 20.0  # calls per second, added to those that are done
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One reading. ``cpu`` is a share of all cores, ``gpu_memory`` 0 to 1, ``rps`` calls per second."""
+    """One reading."""
 
     cpu: float
+    """Share of all cores."""
     pending: float
-    gpu_memory: float
+    """Calls under way."""
     rps: float
+    """Calls per second."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """What the service's work fills, by name, 0 to 1: "gpu_memory"."""
+    counts: Mapping[str, float] = field(default_factory=dict)
+    """Other figures of the service, by name: "waiting"."""
 
 
 class LoadMeter:
@@ -47,23 +64,29 @@ class LoadMeter:
     Attributes:
         pending: calls under way; the interceptor keeps it.
         finished: calls finished since the start; the interceptor keeps it.
-        extra_pending: further work that waits, such as a queue's length; a service may set it.
         closed: set when the server stops; report streams end then.
-        gpu_memory: reads the used share of GPU memory, 0 to 1; None without GPU.
     """
 
     def __init__(self, weights: LoadWeights, clock: Callable[[], float] = time.monotonic) -> None:
         self.weights = weights
         self.pending = 0
         self.finished = 0
-        self.extra_pending: Callable[[], float] = lambda: 0.0
-        self.gpu_memory: Callable[[], float] | None = None
         self.closed = asyncio.Event()  # ends the report streams, which would outlast any grace
         self._clock = clock
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._process = psutil.Process()
         self._last = (clock(), self._cpu_s(), 0)
-        self._reading = Load(0.0, 0.0, 0.0, 0.0)
+        self._reading = Load(0.0, 0.0, 0.0)
+        self._shares: dict[str, tuple[Callable[[], float | None], float]] = {}
+        self._counts: dict[str, Callable[[], float]] = {}
+
+    def add_share(self, name: str, read: Callable[[], float | None], weight: float) -> None:
+        """Report a further share, 0 to 1, which counts in the utilisation with ``weight`` while it is not None."""
+        self._shares[name] = read, weight
+
+    def add_count(self, name: str, read: Callable[[], float]) -> None:
+        """Report a further figure, for who looks; the balancer doesn't weigh it."""
+        self._counts[name] = read
 
     def read(self) -> Load:
         """The load since the reading before, at least a tenth of a second of it."""
@@ -75,31 +98,30 @@ class LoadMeter:
             cpu = (cpu_s - then_cpu_s) / elapsed_s / self._cores
             rps = (finished - then_finished) / elapsed_s
             self._last = (now_s, cpu_s, finished)
-        gpu = self.gpu_memory() if self.gpu_memory is not None else 0.0
-        self._reading = Load(cpu, self.pending + self.extra_pending(), gpu, rps)
+        told = {name: read() for name, (read, _) in self._shares.items()}
+        shares = {name: share for name, share in told.items() if share is not None}
+        self._reading = Load(cpu, self.pending, rps, shares, {name: read() for name, read in self._counts.items()})
         return self._reading
 
     def utilisation(self, load: Load) -> float:
         """The figure that the balancer weighs by: above 0, about 1 for a full replica."""
         weights = self.weights
         parts = [(weights.cpu, load.cpu), (weights.pending, load.pending / weights.pending_full)]
-        if self.gpu_memory is not None:
-            parts.append((weights.gpu_memory, load.gpu_memory))
+        parts += [(self._shares[name][1], share) for name, share in load.shares.items()]
         total = sum(weight for weight, _ in parts)
         mean = sum(weight * value for weight, value in parts) / total if total else 0.0
-        return max(_IDLE_UTILISATION, mean)
+        return _IDLE_UTILISATION + mean
 
     def report(self) -> orca_pb2.OrcaLoadReport:
         """The reading as an ORCA report."""
         load = self.read()
         report = orca_pb2.OrcaLoadReport(
             cpu_utilization=load.cpu,
-            rps_fractional=load.rps,
+            rps_fractional=load.rps + _RATE_OF_ROOM,
             application_utilization=self.utilisation(load),
         )
-        report.named_metrics["pending"] = load.pending
-        if self.gpu_memory is not None:
-            report.utilization["gpu_memory"] = load.gpu_memory
+        report.utilization.update(load.shares)
+        report.named_metrics.update({**load.counts, _PENDING: load.pending, _RPS: load.rps})
         return report
 
     def _cpu_s(self) -> float:
@@ -143,7 +165,8 @@ async def fetch_load(channel: aio.Channel, *, timeout_s: float) -> Load | None:
         return None
     return Load(
         cpu=report.cpu_utilization,
-        pending=report.named_metrics.get("pending", 0.0),
-        gpu_memory=report.utilization.get("gpu_memory", 0.0),
-        rps=report.rps_fractional,
+        pending=report.named_metrics.get(_PENDING, 0.0),
+        rps=report.named_metrics.get(_RPS, 0.0),
+        shares=dict(report.utilization),
+        counts={name: value for name, value in report.named_metrics.items() if name not in (_PENDING, _RPS)},
     )

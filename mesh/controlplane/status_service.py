@@ -74,7 +74,13 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
             load = loads.get(instance.id)
             if load is not None:
                 status.load.CopyFrom(
-                    pb.Load(cpu=load.cpu, pending=load.pending, gpu_memory=load.gpu_memory, rps=load.rps)
+                    pb.Load(
+                        cpu=load.cpu,
+                        pending=load.pending,
+                        gpu_memory=load.shares.get("gpu_memory", 0.0),
+                        rps=load.rps,
+                        figures={**load.counts, **load.shares},
+                    )
                 )
         if snapshot:
             made = timestamp_pb2.Timestamp()

@@ -9,6 +9,7 @@ from mesh import plugins
 from mesh.app import Runtime
 from mesh.plugins import Url
 from mesh.server import Binding
+from services.generator import load
 from services.generator.accounting import Accounts
 from services.generator.admission.admission import Admission
 from services.generator.breaker import Guard
@@ -55,6 +56,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
             stack.push_async_callback(model.close)
             await model.start()
             models[name] = model
+        load.report(models, runtime.load, runtime.registry, settings.generator.kv_cache_weight)
         yield [
             Binding(
                 generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"],

@@ -92,12 +92,14 @@ async def test_its_answer_ends_when_the_script_does() -> None:
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("scripted:?dely_ms=1", "'dely_ms' is no parameter; there are: text, tokens"),
+        ("scripted:?dely_ms=1", "'dely_ms' is no parameter; there are: text, kv_cache"),
         ("scripted:?delay_ms=-1", "delay_ms is '-1'; allowed is 0 to"),
         ("scripted:?delay_ms=1e9", "delay_ms is '1e9'"),
         ("scripted:?tokens=99999999", "tokens is '99999999'"),
         ("scripted:?tokens=", "tokens is ''"),
         ("scripted:?resume=maybe", "resume is 'maybe'; allowed is true or false"),
+        ("scripted:?kv_cache=1.1", "kv_cache is '1.1'; allowed is 0 to 1"),
+        ("scripted:?kv_cache=nan", "kv_cache is 'nan'"),
     ],
 )
 def test_a_url_that_makes_no_sense_is_refused(url: str, problem: str) -> None:
@@ -125,7 +127,7 @@ def test_without_a_setting_there_is_extractive() -> None:
         ("{", "is no JSON object"),
         ("{}", "names no model"),
         ("[1]", "valid dictionary"),
-        ('{"a": "nosuch:"}', "nosuch: is no kind of model here; there are: extractive, scripted"),
+        ('{"a": "nosuch:"}', "nosuch: is no kind of model here; there are: extractive, "),
         ('{"a": "no url"}', "is not a URL"),
         ('{"a b": "extractive:"}', "'a b' is no name for a model"),
     ],

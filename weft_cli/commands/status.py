@@ -78,7 +78,13 @@ def _instance(item: status_pb2.InstanceStatus) -> dict[str, Any]:
         "tags": list(record.tags),
         "metrics_port": record.metrics_port,
         "health": status_pb2.Health.Name(item.health).removeprefix("HEALTH_").lower(),
-        "load": {"cpu": load.cpu, "pending": load.pending, "gpu_memory": load.gpu_memory, "rps": load.rps}
+        "load": {
+            "cpu": load.cpu,
+            "pending": load.pending,
+            "gpu_memory": load.gpu_memory,
+            "rps": load.rps,
+            "figures": dict(sorted(load.figures.items())),
+        }
         if item.HasField("load")
         else None,
     }
@@ -120,8 +126,9 @@ def print_instances(instances: list[dict[str, Any]]) -> None:
     for item in instances:
         load = item["load"]
         figures = (f"{load['cpu']:.2f}", f"{load['pending']:.0f}", f"{load['rps']:.1f}") if load else ("-", "-", "-")
-        rows.append((item["service"], item["version"], item["id"], item["address"], item["health"], *figures))
-    print_table(("SERVICE", "VERSION", "ID", "ADDRESS", "HEALTH", "CPU", "PENDING", "CALLS/S"), rows)
+        more = ", ".join(f"{name} {round(value, 2):g}" for name, value in load["figures"].items()) if load else ""
+        rows.append((item["service"], item["version"], item["id"], item["address"], item["health"], *figures, more))
+    print_table(("SERVICE", "VERSION", "ID", "ADDRESS", "HEALTH", "CPU", "PENDING", "CALLS/S", "MORE"), rows)
 
 
 def print_policy(item: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@
     chat            true or false: whether it is given messages made by a prompt template, and `[1]` in its text is
                     a citation, as with a chat model. Default false
     context_tokens  prompt and answer together; more is CONTEXT_TOO_LONG. Default 0, no limit
+    kv_cache        share of its KV cache that it says is used, 0 to 1. Default: it has none
 
 The answer does not depend on the prompt. Tokens are those of text/tokens.py; a token's id is the CRC-32 of its
 text, so that any replica gives and reads the same ids. Resumed with the ids of its first tokens, an answer goes on
@@ -19,6 +20,7 @@ as the undisturbed one; other ids are refused. Where it was resumed it does not 
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -37,7 +39,7 @@ MAX_DELAY_MS: Final = 600_000
 _DEFAULT_TOKENS: Final = 16
 _NUMBERS: Final = ("tokens", "first_delay_ms", "delay_ms", "fail_after", "hang_after", "context_tokens")
 _SWITCHES: Final = {"resume": True, "chat": False}
-_NAMES: Final = ("text", *_NUMBERS, *_SWITCHES)
+_NAMES: Final = ("text", "kv_cache", *_NUMBERS, *_SWITCHES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Script:
     resume: bool
     chat: bool
     context_tokens: int
+    kv_cache: float | None
 
 
 def open(url: Url, surroundings: Surroundings = ALONE) -> Scripted:
@@ -69,6 +72,7 @@ class Scripted:
 
     def __init__(self, script: Script) -> None:
         self._script = script
+        self._running = 0
         self.capabilities = Capabilities(
             backend="scripted",
             version="1",
@@ -82,7 +86,7 @@ class Scripted:
 
     def load(self) -> ModelLoad:
         """Nothing waits inside of it."""
-        return ModelLoad()
+        return ModelLoad(running=self._running, kv_cache=self._script.kv_cache)
 
     async def close(self) -> None:
         """Nothing to let go of."""
@@ -97,14 +101,18 @@ class Scripted:
         text = cut_at_tokens(unstopped, sampling.max_tokens)
         answer = tokens(text)
         said, owed = _resumed(answer, request.resume)
-        yield Prompt(tuple(map(token_id, prompt)))
-        if owed:
-            yield Piece(owed)
-        for index in range(said, len(answer)):
-            await asyncio.sleep(script.first_delay_s if index == said else script.delay_s)
-            await self._break(index, said)
-            yield Piece(answer[index], (token_id(answer[index]),))
-        await self._break(len(answer), said)
+        self._running += 1
+        try:
+            yield Prompt(tuple(map(token_id, prompt)))
+            if owed:
+                yield Piece(owed)
+            for index in range(said, len(answer)):
+                await asyncio.sleep(script.first_delay_s if index == said else script.delay_s)
+                await self._break(index, said)
+                yield Piece(answer[index], (token_id(answer[index]),))
+            await self._break(len(answer), said)
+        finally:
+            self._running -= 1
         reason = FinishReason.LENGTH if len(text) < len(unstopped) else FinishReason.STOP
         yield End(reason, Usage(input_tokens=len(prompt) + said, output_tokens=len(answer) - said))
 
@@ -174,6 +182,7 @@ def _read(url: Url) -> Script:
         resume=switches["resume"],
         chat=switches["chat"],
         context_tokens=numbers["context_tokens"] or 0,
+        kv_cache=_share(url, "kv_cache"),
     )
 
 
@@ -192,3 +201,12 @@ def _number(url: Url, name: str) -> int | None:
     if not raw.isascii() or not raw.isdigit() or int(raw) > high:
         raise error(Reason.INVALID_FIELD, f"{url}: {name} is {raw[:20]!r}; allowed is 0 to {high}", parameter=name)
     return int(raw)
+
+
+def _share(url: Url, name: str) -> float | None:
+    raw = url.query.get(name)
+    if raw is None:
+        return None
+    if not re.fullmatch(r"0(\.[0-9]{1,6})?|1(\.0{1,6})?", raw):
+        raise error(Reason.INVALID_FIELD, f"{url}: {name} is {raw[:20]!r}; allowed is 0 to 1", parameter=name)
+    return float(raw)

@@ -24,16 +24,25 @@ HEALTH_NOT_SERVING: Health
 HEALTH_HELD: Health
 
 class Load(_message.Message):
-    __slots__ = ("cpu", "pending", "gpu_memory", "rps")
+    __slots__ = ("cpu", "pending", "gpu_memory", "rps", "figures")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     CPU_FIELD_NUMBER: _ClassVar[int]
     PENDING_FIELD_NUMBER: _ClassVar[int]
     GPU_MEMORY_FIELD_NUMBER: _ClassVar[int]
     RPS_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
     cpu: float
     pending: float
     gpu_memory: float
     rps: float
-    def __init__(self, cpu: _Optional[float] = ..., pending: _Optional[float] = ..., gpu_memory: _Optional[float] = ..., rps: _Optional[float] = ...) -> None: ...
+    figures: _containers.ScalarMap[str, float]
+    def __init__(self, cpu: _Optional[float] = ..., pending: _Optional[float] = ..., gpu_memory: _Optional[float] = ..., rps: _Optional[float] = ..., figures: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
     __slots__ = ("instance", "health", "load")
