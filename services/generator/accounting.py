@@ -7,8 +7,9 @@ is accounted by what was produced: token ids where the model gives them, else We
 where nothing had come yet. What came from the cache costs nothing and adds no tokens.
 
 Costs go by the price table (prices.py): exact in the sums that /metrics shows, rounded to a millionth in an answer's
-usage. Label values are bounded: models are the operator's, and of tenants the first MAX_TENANTS are told apart, all
-others together are "other".
+usage. Of a resumed answer /metrics has what was read and written this time, its usage the cost of the whole. Label
+values are bounded: models are the operator's, and of tenants the first MAX_TENANTS are told apart, all others together
+are "other".
 
     weft_generator_answers_total{tenant, model, outcome}    stop, length, abstained, tool_calls, cached, cancelled,
                                                             refused (too much at once), failed
@@ -38,7 +39,18 @@ from prometheus_client.registry import Collector
 from services.generator.ports import Model
 from services.generator.prices import Price, whole
 from services.generator.text.tokens import count
-from services.generator.types import Capabilities, End, Message, ModelEvent, ModelLoad, Piece, Prompt, Request, Role
+from services.generator.types import (
+    Capabilities,
+    End,
+    Message,
+    ModelEvent,
+    ModelLoad,
+    Piece,
+    Prompt,
+    Request,
+    Resume,
+    Role,
+)
 from weft import names
 from weft.errors import ResourceExhausted
 from weft.values import Usage
@@ -204,6 +216,9 @@ class Accounted:
                 if usage.output_tokens > 1:
                     self._each.observe((time.perf_counter() - first_s) / (usage.output_tokens - 1))
         self._describe(request, usage, said, first_wait_s, end.reason.value)
+        if request.resume is not None and self._price is not None:
+            # The caller pays for one answer, not for what it took to go on with it.
+            usage = replace(usage, cost_micros=whole(self._price.micros(_undisturbed(usage, request.resume))))
         return end if usage is end.usage else replace(end, usage=usage)
 
     def _broken_off(
@@ -241,6 +256,12 @@ class Accounted:
         if self._record_content:
             found |= _content(request, "".join(piece.text for piece in said), finish)
         span.set_attributes(found)
+
+
+def _undisturbed(usage: Usage, resume: Resume) -> Usage:
+    """The usage of a resumed answer had it not been broken off: what was said before was read again this time."""
+    read = len(resume.prompt_token_ids)
+    return Usage(read, usage.input_tokens + usage.output_tokens - read, min(usage.cached_tokens, read))
 
 
 def _produced(request: Request, prompt: Prompt | None, said: list[Piece]) -> Usage:

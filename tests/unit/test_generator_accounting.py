@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -29,6 +30,7 @@ from services.generator.types import (
     Piece,
     Prompt,
     Request,
+    Resume,
     Role,
     ToolCall,
 )
@@ -134,6 +136,18 @@ async def test_an_answer_carries_its_cost_and_the_books_agree() -> None:
     assert books.tokens() == (1_000, 400, 200)
     assert books.answers("stop") == 1
     assert books.cost == 0.004
+
+
+async def test_a_resumed_answer_costs_its_caller_what_the_undisturbed_one_would() -> None:
+    books = Books()
+    resumed = replace(request(), resume=Resume(tuple(range(600)), tuple(range(400)), 0))
+    steps = Prompt((1, 2)), Piece("a"), END
+    *_, end = [event async for event in books.accounts.around("m", Steps(*steps)).generate(resumed)]
+    assert isinstance(end, End)
+    # 200 × 2.5 + 400 × 1.25 + 600 × 10: of the 1,000 that were read 400 had been written before
+    assert end.usage == Usage(1_000, 200, 400, 7_000, "EUR")
+    assert books.cost == 0.004
+    assert books.tokens() == (1_000, 400, 200)
 
 
 async def test_a_model_without_a_price_costs_nothing_and_names_no_currency() -> None:
