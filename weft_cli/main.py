@@ -11,6 +11,7 @@ from weft_cli.commands.config import config
 from weft_cli.commands.down import down
 from weft_cli.commands.ingest import ingest
 from weft_cli.commands.jobs import jobs
+from weft_cli.commands.models import models
 from weft_cli.commands.reindex import reindex
 from weft_cli.commands.route import route
 from weft_cli.commands.search import search
@@ -44,6 +45,7 @@ for command, summary in (
 ):
     app.command(short_help=summary)(command)
 app.add_typer(jobs, name="jobs")
+app.add_typer(models, name="models")
 app.add_typer(config, name="config")
 
 

@@ -101,6 +101,14 @@ def test_the_mesh_has_what_was_asked_for_and_all_of_it_serves(weft_cli: Weft) ->
     assert all(i["address"] in table for i in found)
 
 
+def test_the_models_of_running_generators_are_listed_beside_the_files_here(weft_cli: Weft) -> None:
+    found = weft_cli.json("models", "list")
+    (model,) = found["running"]
+    assert (model["model"], model["backend"], model["default"]) == ("extractive", "extractive", True)
+    assert model["instance"].startswith("generator-1-")
+    assert [item["url"] for item in found["files"]][:1] == ["minilm:"]
+
+
 def test_a_second_up_on_the_same_directory_is_refused_with_the_pid(weft_cli: Weft) -> None:
     for extra in ((), ("--detach",)):
         done = weft_cli.run("up", "--mesh", f"127.0.0.1:{free_port()}", *extra)
