@@ -52,14 +52,14 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         stack.push_async_callback(log.close)
         search_threads, ingest_threads = options.thread_counts
         searching = _workers(stack, "search", search_threads)
-        ingesting = _workers(stack, "ingest", ingest_threads)
+        ingesting = _workers(stack, "ingest", ingest_threads, behind=searching)
         reranker_url = Url.parse(options.reranker)
         reranker = plugins.load(RERANKERS, reranker_url).open(reranker_url)
         vectors = QueryVectors(_workers(stack, "query-embedding", _QUERY_EMBEDDINGS_AT_ONCE))
         stack.push_async_callback(vectors.close)
         applying = _workers(stack, "apply", 1)
-        merging = _workers(stack, "merge", 1)
-        keeping = _workers(stack, "keep", 1)
+        merging = _workers(stack, "merge", 1, behind=searching)
+        keeping = _workers(stack, "keep", 1, behind=searching)
         parsers = Parsers(options.limits, options.parser_count)
         stack.push_async_callback(parsers.close)
         keys = {host: key.get_secret_value() for host, key in options.embedder_api_keys.items()}
@@ -101,8 +101,8 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         ]
 
 
-def _workers(stack: AsyncExitStack, name: str, threads: int) -> Workers:
-    workers = Workers(name, threads, threads * _WAITING_PER_THREAD)
+def _workers(stack: AsyncExitStack, name: str, threads: int, behind: Workers | None = None) -> Workers:
+    workers = Workers(name, threads, threads * _WAITING_PER_THREAD, behind=behind)
     stack.callback(workers.close)
     return workers
 

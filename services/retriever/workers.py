@@ -3,11 +3,21 @@
 A pool is bounded on both sides: so many threads, and so many calls waiting for one. What comes beyond
 is refused with OVERLOADED at once: a call that would wait longer than its caller does helps nobody.
 A call whose caller went away is dropped while it still waits; once it runs it runs to its end.
+
+A pool may stand ``behind`` another, as ingest stands behind searching. Its threads then have a lower priority
+(Linux), and its work, between two steps of some ten milliseconds, asks ``give_way`` and is held back while the
+others fill what is left of the processors. Not for ever: a step goes through every ``MAX_HELD_S``, or searches
+without a pause would keep documents out for good.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
@@ -16,16 +26,23 @@ from weft.errors import Reason, error
 
 P = ParamSpec("P")
 T = TypeVar("T")
+MAX_HELD_S: Final = 0.05
+_LOOK_S: Final = 0.002
 _RETRY_AFTER_S: Final = 0.2
+_NICENESS: Final = 5  # a third of the weight: lower, and one that has the interpreter's lock would keep others waiting
 
 
 class Workers:
     """A bounded pool of threads. Close it with ``close``."""
 
-    def __init__(self, name: str, threads: int, max_waiting: int) -> None:
+    def __init__(self, name: str, threads: int, max_waiting: int, *, behind: Workers | None = None) -> None:
         self._name, self._limit = name, threads + max_waiting
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"weft-{name}")
+        self._behind = behind
+        self._spare = max(1, (os.cpu_count() or 1) - threads)  # processors that this pool leaves
         self._pending = 0
+        self._executor = ThreadPoolExecutor(
+            threads, thread_name_prefix=f"weft-{name}", initializer=_step_back if behind is not None else None
+        )
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``work`` on a thread and wait for what it returns.
@@ -49,6 +66,30 @@ class Workers:
         finally:
             self._pending -= 1
 
+    def give_way(self) -> None:
+        """Called by work on these threads: let those go first whom this pool stands behind."""
+        before = self._behind
+        if before is None:
+            return
+        until_s = time.monotonic() + MAX_HELD_S
+        # Looked at now and then rather than signalled: a lock would be one more thing that a thread of low
+        # priority can be stopped with in its hands.
+        while before.pending >= self._spare and time.monotonic() < until_s:
+            time.sleep(_LOOK_S)
+
+    @property
+    def pending(self) -> int:
+        """Calls that run or wait for a thread."""
+        return self._pending
+
     def close(self) -> None:
         """Drop what waits and let go of the threads when what runs is done."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _step_back() -> None:
+    """Lower the priority of this thread. Linux has one for each; elsewhere it would be the whole process's."""
+    if sys.platform == "linux":
+        this = threading.get_native_id()
+        with contextlib.suppress(OSError):  # then it just competes
+            os.setpriority(os.PRIO_PROCESS, this, os.getpriority(os.PRIO_PROCESS, this) + _NICENESS)

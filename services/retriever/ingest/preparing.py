@@ -4,6 +4,8 @@
 
 Embedding goes in groups of ``GROUP_CHUNKS``, and each full group is staged in the log at once: a document
 of thousands of chunks is never held in memory with all its vectors, and shows itself whole or not at all.
+An embedder that works on this machine's processors is asked for one chunk at a time, and searches go first
+in between (``Workers.give_way``).
 
 Errors, of one document: DOCUMENT_UNREADABLE, DOCUMENT_EMPTY, DOCUMENT_TOO_LARGE, and whatever the log or the
 embedder says.
@@ -14,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
+
+import numpy as np
 
 from services.retriever.documents import reading
 from services.retriever.documents.parsing import Parsers
@@ -91,4 +95,13 @@ class Preparer:
 
     async def _vectors(self, embedder: Embedder, document: Document, chunks: Sequence[Chunk]) -> Vectors:
         texts = [indexed_text(document.title, piece) for piece in chunks]
-        return await self._workers.run(embedder.embed, texts)
+        return await self._workers.run(self._embed, embedder, texts)
+
+    def _embed(self, embedder: Embedder, texts: Sequence[str]) -> Vectors:
+        if embedder.query_batch > 1:  # its work is done elsewhere
+            return embedder.embed(texts)
+        rows = np.empty((len(texts), embedder.dimension), np.float32)
+        for at, text in enumerate(texts):
+            self._workers.give_way()
+            rows[at] = embedder.embed([text])[0]
+        return rows
