@@ -240,6 +240,21 @@ async def test_a_limit_counts_the_resumed_part(resumable: str) -> None:
     assert rest.finished.reason == pb.FINISH_REASON_LENGTH
 
 
+async def test_a_stop_string_is_seen_on_either_side_of_a_break_and_across_it(resumable: str) -> None:
+    async with house(m=resumable) as h:
+        whole = await ask(h, asking())
+        for _, break_at in edges(whole)[1:4]:
+            stop = pb.Sampling(stop=[whole.text[max(0, break_at - 2) : break_at + 2]])
+            stopped = await ask(h, asking(sampling=stop))
+            for tokens, chars in edges(stopped):
+                for missing in {0, min(2, chars)}:
+                    wanted = resuming(stopped, tokens, chars - missing)
+                    wanted.sampling.CopyFrom(stop)
+                    rest = await ask(h, wanted)
+                    assert stopped.text[: chars - missing] + rest.text == stopped.text
+                    assert rest.finished.reason == pb.FINISH_REASON_STOP
+
+
 @pytest.mark.parametrize("resume", [pb.Resume(output_token_ids=[1, 2, 3]), pb.Resume(emitted_chars=5)])
 async def test_what_cannot_be_this_answers_beginning_is_refused(resumable: str, resume: pb.Resume) -> None:
     async with house(m=resumable) as h:
