@@ -51,7 +51,7 @@ POINTERS: Final = frozenset(
         "such",
     ]
 )
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 170)  # piped, a table keeps its lines
 
 
 class System:

@@ -81,8 +81,8 @@ EXPECTED: dict[str, Edges] = {
     "within the application's span": asked("app", "app:internal:app") + PLAIN,
     # The collection is looked for while the tools are planned: whether planning began is a matter of luck.
     "the request's fault": asked("app") + RETRIEVAL,
-    # A stream that broke behind its first token is asked for three times more.
-    "the model's fault": asked("app") + RETRIEVAL + PLANNING + GENERATION + GENERATE + GENERATE + GENERATE + GENERATE,
+    # A stream that broke behind its first token, and whose model can't go on, isn't asked for again.
+    "the model's fault": asked("app") + RETRIEVAL + PLANNING + GENERATION + GENERATE,
     "left by closing": asked("app") + PLAIN,
     "left by cancelling": asked("app") + PLAIN,
 }
