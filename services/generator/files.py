@@ -5,7 +5,8 @@
     config.json          is there, and is a JSON object
     a tokenizer          tokenizer.json, tokenizer.model or vocab.json
     weights              *.safetensors: each header is read, and the file must be exactly as long as it says;
-                         model.safetensors.index.json: each tensor lies in the file that it names
+                         model.safetensors.index.json: each tensor lies in the file that it names. Weights as
+                         *.bin are only seen to be there
     SHA256SUMS           where there is one (as `sha256sum * > SHA256SUMS` writes it), every file in it is read and
                          compared. Without one, bytes that were changed inside of a tensor are not noticed
 
@@ -94,7 +95,7 @@ def verify(folder: Path) -> None:
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise Problem(f"there is no tokenizer: none of {', '.join(_TOKENIZERS)}")
     shards = {path.name: safetensors_names(path) for path in sorted(folder.glob("*.safetensors"))}
-    if not shards:
+    if not shards and not any(folder.glob("*.bin")):
         raise Problem("there are no weights: no *.safetensors")
     if (folder / INDEX).is_file():
         _check_index(folder / INDEX, shards)
