@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -46,6 +47,7 @@ class Held:
         self.begun: list[str] = []
         self.places = asyncio.Semaphore(0)
         self.fails = False
+        self.resumed = 0
 
     async def start(self) -> None: ...
 
@@ -56,6 +58,7 @@ class Held:
 
     async def generate(self, request: Request) -> AsyncGenerator[ModelEvent, None]:
         self.begun.append(request.tenant)
+        self.resumed += request.resume is not None
         await self.places.acquire()
         if self.fails:
             raise error(Reason.MODEL_UNAVAILABLE, "as told")
@@ -124,6 +127,21 @@ async def test_a_single_request_waits_one_batch_behind_a_thousand_of_another_ten
         for _ in range(1_001 - batch):
             held.places.release()
     assert len(held.begun) == 1_001
+
+
+async def test_an_interrupted_answer_goes_on_before_its_tenants_others() -> None:
+    held = Held()
+    model, _ = admitted(held, gate(1))
+    resumed = replace(request(), resume=Resume((1,), (2,), 3))
+    wanted = [request(), request(priority=8), resumed]
+    tasks = [asyncio.create_task(answer(model, one)) for one in wanted]
+    await settled()
+    held.places.release()
+    await settled()
+    assert (tasks[1].done(), held.resumed) == (False, 1)
+    held.places.release()
+    held.places.release()
+    await asyncio.gather(*tasks)
 
 
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
@@ -217,16 +235,16 @@ async def test_a_turn_that_would_come_too_late_is_refused_at_once() -> None:
     door.pace.finished(10.0, WORK.tokens, WORK.output_tokens)
     door.enter()
     door.enter()
-    # One of two places is free after about 5 s, then the answer takes 10 s.
+    # One of two places is free after about 5 s, a fifth added, then the answer takes 10 s.
     with pytest.raises(WeftError) as caught:
-        await door.wait("acme", 0, WORK, Deadline.after(14.0))
+        await door.wait("acme", 0, WORK, Deadline.after(15.0))
     assert caught.value.reason == Reason.OVERLOADED
     assert caught.value.metadata["why"] == "late"
     assert caught.value.retry_after_s == pytest.approx(1.0, abs=0.5)
     with pytest.raises(WeftError, match="too late"):
-        door.check("acme", 0, WORK, Deadline.after(14.0))
-    door.check("acme", 0, WORK, Deadline.after(16.0))
-    waits = asyncio.create_task(door.wait("acme", 0, WORK, Deadline.after(16.0)))
+        door.check("acme", 0, WORK, Deadline.after(15.0))
+    door.check("acme", 0, WORK, Deadline.after(17.0))
+    waits = asyncio.create_task(door.wait("acme", 0, WORK, Deadline.after(17.0)))
     await settled()
     door.leave()
     await waits

@@ -19,6 +19,7 @@ from opentelemetry import trace
 from mesh import deadline as call_deadline
 from services.generator.admission.gate import Gate
 from services.generator.admission.metrics import AdmissionMetrics
+from services.generator.admission.queue import PRIORITIES
 from services.generator.admission.work import Work, estimate
 from services.generator.ports import Model
 from services.generator.types import Capabilities, End, ModelEvent, ModelLoad, Piece, Request
@@ -96,7 +97,7 @@ class Admitted:
         try:
             try:
                 if self._quota is not None:
-                    gate.check(request.tenant, request.priority, work, call_deadline.current())
+                    gate.check(request.tenant, _priority(request), work, call_deadline.current())
                     reservation = await self._quota.reserve(request.tenant, self._name, work)
                 if not gate.enter():
                     await self._wait(request, work)
@@ -127,7 +128,12 @@ class Admitted:
         begun_s = time.monotonic()
         span = trace.get_current_span()
         span.set_attribute(names.QUEUE_AHEAD, self._gate.queue.requests)
-        await self._gate.wait(request.tenant, request.priority, work, call_deadline.current())
+        await self._gate.wait(request.tenant, _priority(request), work, call_deadline.current())
         waited_s = time.monotonic() - begun_s
         span.set_attribute(names.QUEUE_WAIT_MS, round(waited_s * 1_000, 1))
         self._metrics.waited(self._name, waited_s)
+
+
+def _priority(request: Request) -> int:
+    """An interrupted answer goes on before its tenant's others begin: somebody is reading it."""
+    return PRIORITIES - 1 if request.resume is not None else request.priority
