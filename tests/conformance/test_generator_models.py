@@ -38,6 +38,7 @@ def behind_openai(model: str, more: str = "") -> Callable[[OpenAiServer], str]:
 SAID = "scripted:?text=Nine%20o'clock%20🦁%20每天九点%20—%20until%20the%20last%20guest%20has%20left."
 RESUMABLE: Models = {
     "scripted": SAID,
+    "scripted-chat": f"{SAID}&chat=true",
     "scripted-slow": "scripted:?tokens=12&first_delay_ms=20&delay_ms=4",
     "openai-by-ids": behind_openai(SAID, "&resume=token_ids"),
 }

@@ -98,6 +98,7 @@ async def test_its_answer_ends_when_the_script_does() -> None:
         ("scripted:?tokens=99999999", "tokens is '99999999'"),
         ("scripted:?tokens=", "tokens is ''"),
         ("scripted:?resume=maybe", "resume is 'maybe'; allowed is true or false"),
+        ("scripted:?chat=1", "chat is '1'; allowed is true or false"),
         ("scripted:?kv_cache=1.1", "kv_cache is '1.1'; allowed is 0 to 1"),
         ("scripted:?kv_cache=nan", "kv_cache is 'nan'"),
     ],
