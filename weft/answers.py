@@ -226,7 +226,7 @@ class Answer:
     """"stop", "length", "tool_calls" or "abstained"."""
     tools: tuple[ToolResult, ...] = ()
     passages: tuple[Passage, ...] = ()
-    """What was found, best first, cited or not."""
+    """What was found, best first, cited or not. Where a chat model wrote "[3]" in the text, it means the third."""
     ledger: Ledger = field(default_factory=Ledger)
     degraded: tuple[Degradation, ...] = ()
     usage: Usage = field(default_factory=Usage)

@@ -80,7 +80,10 @@ def print_answer_tail(answer: Answer, *, ledger: bool) -> None:
         cited.setdefault(citation.passage, []).append(citation)
     if cited:
         say("\nsources", bold=True)
+    marks = {passage.name: number for number, passage in enumerate(answer.passages, 1)}
     for number, (first, *more) in enumerate(cited.values(), 1):
+        if not first.quote:  # a chat model's citation: its text says [3] of the third passage
+            number = marks.get(first.passage, number)
         say(f"  [{number}] {place(first.title, first.section, first.source, first.page)}")
         for quote in dict.fromkeys(citation.quote for citation in (first, *more) if citation.quote):
             say(f"      “{snippet(quote)}”", dim=True)

@@ -11,6 +11,7 @@ import pytest
 
 from weft.answers import Answer, Citation, Degradation, Hit, Ledger, LedgerEntry, SearchResult, Usage
 from weft.mesh.v1 import trace_pb2
+from weft.values import Passage
 from weft_cli import output
 from weft_cli.commands.trace import print_list
 from weft_cli.logs import Logs
@@ -98,6 +99,18 @@ def test_a_bar_keeps_its_width_and_is_never_empty(start: float, end: float) -> N
     bar = output.draw_bar(start, end, 20)
     assert len(bar) == 20
     assert "━" in bar
+
+
+def test_a_chat_models_sources_bear_the_numbers_of_its_marks(capsys: pytest.CaptureFixture[str]) -> None:
+    passages = tuple(Passage(f"c/{n}", "text") for n in (1, 2, 3))
+    citations = tuple(Citation(f"c/{n}", 0, 1, source=f"{n}.md") for n in (3, 2))
+    answer = Answer(
+        "A [3]. B [2].", citations, "sessions/s", "sessions/s/turns/1", "ab" * 16, "stop", passages=passages
+    )
+    output.print_answer_tail(answer, ledger=False)
+    shown = capsys.readouterr().out
+    assert "[3] 3.md" in shown
+    assert "[2] 2.md" in shown
 
 
 def test_an_answer_shows_each_source_once_with_its_quotes(capsys: pytest.CaptureFixture[str]) -> None:
