@@ -36,6 +36,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from services.generator.citing import reason_of
 from services.generator.ports import Model
 from services.generator.prices import Price, whole
 from services.generator.text.tokens import count
@@ -205,17 +206,20 @@ class Accounted:
 
     def _whole(self, request: Request, end: End, said: list[Piece], begun_s: float, first_s: float | None) -> End:
         first_wait_s = first_s and first_s - begun_s
+        reason = end.reason
+        if not self.capabilities.reads_passages:
+            reason = reason_of(end, "".join(piece.text for piece in said), request)
         if end.cached:
             usage = replace(end.usage, cost_micros=0)
             self._accounts.add(request.tenant, self._name, "cached", Usage(), Decimal(0))
         else:
             usage, micros = self._priced(end.usage)
-            self._accounts.add(request.tenant, self._name, end.reason.value, usage, micros)
+            self._accounts.add(request.tenant, self._name, reason.value, usage, micros)
             if first_s is not None and first_wait_s is not None:
                 self._first.observe(first_wait_s)
                 if usage.output_tokens > 1:
                     self._each.observe((time.perf_counter() - first_s) / (usage.output_tokens - 1))
-        self._describe(request, usage, said, first_wait_s, end.reason.value)
+        self._describe(request, usage, said, first_wait_s, reason.value)
         if request.resume is not None and self._price is not None:
             # The caller pays for one answer, not for what it took to go on with it.
             usage = replace(usage, cost_micros=whole(self._price.micros(_undisturbed(usage, request.resume))))

@@ -57,8 +57,8 @@ async def cited(events: AsyncGenerator[ModelEvent, None], request: Request) -> A
 
 
 def _with_citations(end: End, text: str, unknown_chars: int, request: Request) -> End:
-    if request.grounded_only and end.reason is FinishReason.STOP and not unknown_chars and abstains(text):
-        return replace(end, reason=FinishReason.ABSTAINED)
+    if not unknown_chars and (reason := reason_of(end, text, request)) is not end.reason:
+        return replace(end, reason=reason)
     if end.citations or not request.passages:
         return end
     found = citations(text, request.passages)
@@ -67,6 +67,12 @@ def _with_citations(end: End, text: str, unknown_chars: int, request: Request) -
             replace(c, start_char=c.start_char + unknown_chars, end_char=c.end_char + unknown_chars) for c in found
         ]
     return replace(end, citations=tuple(found))
+
+
+def reason_of(end: End, text: str, request: Request) -> FinishReason:
+    """Why a chat model's answer ended, which says by its words that it abstains."""
+    said_so = request.grounded_only and end.reason is FinishReason.STOP and abstains(text)
+    return FinishReason.ABSTAINED if said_so else end.reason
 
 
 def citations(text: str, passages: Sequence[Passage]) -> list[Citation]:

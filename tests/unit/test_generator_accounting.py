@@ -150,6 +150,12 @@ async def test_a_resumed_answer_costs_its_caller_what_the_undisturbed_one_would(
     assert books.tokens() == (1_000, 400, 200)
 
 
+async def test_a_chat_model_that_says_there_is_no_answer_has_abstained() -> None:
+    books = Books()
+    await books.ask(Piece("The documents hold no answer"), Piece(" to this question."), END)
+    assert (books.answers("abstained"), books.answers("stop")) == (1, 0)
+
+
 async def test_a_model_without_a_price_costs_nothing_and_names_no_currency() -> None:
     books = Books(priced=False)
     *_, end = await books.ask(Piece("a"), END)
