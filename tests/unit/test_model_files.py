@@ -182,6 +182,13 @@ def test_a_list_needs_no_mesh_and_says_that_there_is_none(cache: Path) -> None:
     assert "all-MiniLM-L6-v2" in done.output
 
 
+def test_what_is_there_is_not_fetched_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEFT_RETRIEVER__MODEL_SOURCES", str(cache.parent / "nowhere"))
+    assert CliRunner().invoke(app, ["models", "pull"]).exit_code == 0
+    shutil.rmtree(cache)
+    assert CliRunner().invoke(app, ["models", "pull"]).exit_code == 1
+
+
 def test_a_wrong_configuration_ends_the_command_with_2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEFT_RETRIEVER__EMBEDDER", "nope:")
     done = CliRunner().invoke(app, ["models", "verify"])

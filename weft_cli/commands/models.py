@@ -10,6 +10,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
 import typer
@@ -135,8 +136,8 @@ async def _pull() -> int:
     code = await asyncio.to_thread(lambda: subprocess.run(command, check=False).returncode)
     if code != OK:
         return code
-    found, _ = await _files("list")
-    absent = [item for item in found if item["state"] == "absent" and item["service"] == "generator"]
+    found, _ = await _files("list", ("generator",))
+    absent = [item for item in found if item["state"] == "absent"]
     for item in absent:
         typer.secho(f"weft: {item['model']}: {item['path']} is not there; put the model in it", err=True, fg="yellow")
     return FAILED if absent else OK
@@ -155,11 +156,11 @@ def _print_files(found: list[dict[str, Any]]) -> None:
     print_table(("SERVICE", "MODEL", "STATE", "SIZE", "PATH", ""), rows)
 
 
-async def _files(what: str) -> tuple[list[dict[str, Any]], int]:
+async def _files(what: str, services: Sequence[str] = _SERVICES) -> tuple[list[dict[str, Any]], int]:
     """What each service says of its files, and 1 if one lacks what it needs. Where a configuration is wrong, the
     command ends with 2."""
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_ask(MODULES[service], what)) for service in _SERVICES]
+        tasks = [group.create_task(_ask(MODULES[service], what)) for service in services]
     found: list[dict[str, Any]] = []
     for code, out, err in [task.result() for task in tasks]:
         if code not in (OK, FAILED) or not out:
