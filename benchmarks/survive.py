@@ -8,11 +8,10 @@
     generators      all generators; they are started again at once
     interrupted     one of two generators, under a model that can't be continued
 
-For each kill, callers ask at once, half of them a question that needs a tool; half read their answer as a stream, which
-is where the pauses are measured. The kill comes at a random piece of it. In all kinds but the last every answer must be
-the undisturbed one, with the same usage, nothing degraded, and each tool called once. In the last, the answers that
-were under way on the killed replica must end as interrupted, with a part of the undisturbed text, and all others be
-whole. Exits with 1 where one is not.
+For each kill, callers ask at once a question that needs a tool, and read the answer as a stream. The kill comes at a
+random piece of it. In all kinds but the last every answer must be the undisturbed one, with the same usage, nothing
+degraded, and each tool called once. In the last, the answers that were under way on the killed replica must end as
+interrupted, with a part of the undisturbed text, and all others be whole. Exits with 1 where one is not.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python -m tests.support.going_on HOST:PORT
 
-A round is one line of JSON, ``{"count": 20, "model": "slow"}``: every other caller uses ``stream``, the rest ``ask``.
-While the round lasts it prints how many pieces of text every stream has by now, ``{"pieces": 3}``, and then
-``{"callers": [...]}``: one object for each.
+A round is one line of JSON, ``{"count": 20, "model": "slow"}``: every caller uses ``stream``; with ``"asks": true``
+every other one uses ``ask``. While the round lasts it prints how many pieces of text every stream has by now,
+``{"pieces": 3}``, and then ``{"callers": [...]}``: one object for each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ class Callers:
         self._process = process
 
     def begin(self, count: int, **order: Any) -> None:
-        """Begin a round: ``model``, ``question``, ``timeout_s``, ``sessions`` (names, one for each caller)."""
+        """Begin a round: ``model``, ``question``, ``asks``, ``timeout_s``, ``sessions`` (a name for each caller)."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"count": count, **order}) + "\n")
         self._process.stdin.flush()
@@ -102,13 +102,13 @@ def calling(mesh: Mesh) -> Iterator[Callers]:
 class _Progress:
     """Tells, when it has grown, how many pieces every stream has."""
 
-    def __init__(self, streams: int) -> None:
-        self._pieces = [0] * streams
+    def __init__(self, streams: Iterable[int]) -> None:
+        self._pieces = dict.fromkeys(streams, 0)
         self._told = 0
 
     def piece(self, stream: int) -> None:
         self._pieces[stream] += 1
-        if (least := min(self._pieces)) > self._told:
+        if (least := min(self._pieces.values())) > self._told:
             self._told = least
             print(json.dumps({"pieces": least}), flush=True)
 
@@ -135,10 +135,10 @@ async def _caller(client: weft.Client, number: int, order: dict[str, Any], progr
     }
     question, found = order.get("question", "How are documents split into passages?"), dict[str, Any]()
     try:
-        if number % 2 == 0:
-            answer, found = await _stream(client.stream(question, **options), number // 2, progress)
-        else:
+        if number % 2 and order.get("asks"):
             answer = await client.ask(question, **options)
+        else:
+            answer, found = await _stream(client.stream(question, **options), number, progress)
     except WeftError as err:
         return {"error": err.reason, "code": err.code.name, "message": str(err), "partial": err.partial_text}
     return found | {
@@ -155,7 +155,7 @@ async def _caller(client: weft.Client, number: int, order: dict[str, Any], progr
 
 
 async def _round(client: weft.Client, order: dict[str, Any]) -> None:
-    count, progress = order["count"], _Progress((order["count"] + 1) // 2)
+    count, progress = order["count"], _Progress(range(0, order["count"], 2 if order.get("asks") else 1))
     found = await asyncio.gather(*(_caller(client, number, order, progress) for number in range(count)))
     print(json.dumps({"callers": found}), flush=True)
 
