@@ -51,7 +51,7 @@ class GeneratorOptions(AdmissionOptions):
     cache_ttl_s: float = Field(3_600.0, gt=0, le=2_592_000, description="seconds that an answer is kept")
 
     kv_cache_weight: float = Field(
-        1.0, ge=0, description="weight of the fullest KV cache in the load that the balancer sees; see WEFT_LOAD__CPU"
+        1.0, ge=0, description="weight of the fullest KV cache in the load that the balancer sees, beside WEFT_LOAD__*"
     )
 
     prices: Annotated[dict[str, Price], NoDecode] = Field(

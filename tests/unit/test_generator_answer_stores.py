@@ -93,6 +93,30 @@ async def store(redis_server: RedisServer) -> AsyncIterator[redis.Redis]:
     await opened.close()
 
 
+class Clock:
+    now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Stuck:
+    """A store that hangs until it is told to answer."""
+
+    def __init__(self) -> None:
+        self.asked, self.answers = 0, False
+
+    async def get(self, key: str) -> bytes | None:
+        self.asked += 1
+        if not self.answers:
+            await asyncio.Event().wait()
+        return None
+
+    async def put(self, key: str, data: bytes, ttl_s: float) -> None: ...
+
+    async def close(self) -> None: ...
+
+
 class Failures:
     count = 0
 
@@ -146,7 +170,24 @@ async def test_redis_that_hangs_costs_one_short_wait_and_mixes_nothing_up_later(
             assert found == answer
 
 
-async def test_redis_that_says_what_is_no_answer_is_away_for_the_caller(redis_server: RedisServer) -> None:
+async def test_while_a_store_is_away_one_tries_it_and_nobody_else_waits() -> None:
+    clock = Clock()
+    store = Stuck()
+    kept = Keeping(store, 60, clock=clock)
+    assert await kept.get("acme:1") is None
+    assert await asyncio.gather(*(kept.get("acme:1") for _ in range(50))) == [None] * 50
+    assert store.asked == 1
+    clock.now_s += keeping.REST_S
+    assert await asyncio.gather(*(kept.get("acme:1") for _ in range(50))) == [None] * 50
+    assert store.asked == 2
+    clock.now_s += keeping.REST_S
+    store.answers = True
+    await kept.get("acme:1")
+    await asyncio.gather(*(kept.get("acme:1") for _ in range(50)))
+    assert store.asked == 53
+
+
+async def test_redis_that_refuses_the_password_is_away_and_the_password_is_not_told(redis_server: RedisServer) -> None:
     store = redis.open(Url.parse(f"redis://nobody:wrong@127.0.0.1:{redis_server.port}"))
     with pytest.raises(Unavailable) as caught:
         await store.get("acme:1")

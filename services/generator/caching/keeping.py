@@ -1,8 +1,8 @@
 """Kept answers, in a store that may fail: then there are none, and no caller notices.
 
 A store that fails or takes longer than PATIENCE_S is left alone for REST_S: meanwhile everything is a miss and
-nothing is kept, at no cost. The log says so once in LOG_EVERY_S, the metric each time. What can't be read, because
-somebody else wrote it, is a miss, too.
+nothing is kept, at no cost. Then one request tries again, while the others go on without. The log says so once in
+LOG_EVERY_S, the metric each time. What can't be read, because somebody else wrote it, is a miss, too.
 """
 
 from __future__ import annotations
@@ -66,15 +66,17 @@ class Keeping:
         """Keep answers for ``ttl_s`` seconds; ``on_failure`` is called each time that the store fails."""
         self._store, self._ttl_s = store, ttl_s
         self._on_failure, self._clock = on_failure, clock
+        self._failing = False
         self._rests_until_s = self._logs_after_s = float("-inf")
 
     async def get(self, key: str) -> Answer | None:
         """The answer that is kept under ``key``, if there is one and it can be had."""
-        if self._clock() < self._rests_until_s:
+        if not self._may_ask():
             return None
         try:
             async with asyncio.timeout(PATIENCE_S):
                 data = await self._store.get(key)
+            self._succeeded()
             return None if data is None else answers.from_bytes(data)
         except (WeftError, TimeoutError) as err:
             self._failed(err)
@@ -85,11 +87,12 @@ class Keeping:
     async def put(self, key: str, answer: Answer) -> None:
         """Keep an answer, if that can be done."""
         data = answers.to_bytes(answer)
-        if len(data) > answers.MAX_BYTES or self._clock() < self._rests_until_s:
+        if len(data) > answers.MAX_BYTES or not self._may_ask():
             return
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._store.put(key, data, self._ttl_s)
+            self._succeeded()
         except (WeftError, TimeoutError) as err:
             self._failed(err)
 
@@ -97,7 +100,22 @@ class Keeping:
         """Close the store."""
         await self._store.close()
 
+    def _may_ask(self) -> bool:
+        now_s = self._clock()
+        if now_s < self._rests_until_s:
+            return False
+        if self._failing:
+            self._rests_until_s = now_s + REST_S  # one tries
+        return True
+
+    def _succeeded(self) -> None:
+        if self._failing:
+            self._failing = False
+            self._rests_until_s = float("-inf")
+            _log.info("the cache of answers answers again")
+
     def _failed(self, err: Exception) -> None:
+        self._failing = True
         self._rests_until_s = self._clock() + REST_S
         self._on_failure()
         why = err.message if isinstance(err, WeftError) else f"it did not answer within {PATIENCE_S} s"
