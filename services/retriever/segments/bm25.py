@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.retriever.ports import Scores
-from services.retriever.segments.packed import Mask, Rows, unhurried
+from services.retriever.segments.packed import Mask, Rows, distinct, unhurried
 
 # Chunks are short passages: what stands in one twice says little more than once. Tuned by others on MS MARCO's
 # passages (Anserini, for MRR); 1.2 and 0.75 suit whole documents.
@@ -232,7 +232,7 @@ def _part(ceiling: float | Scores, counts: NDArray[np.uint16], norms: NDArray[np
 
 def _rare(postings: Iterable[Rows], allowed: Mask | None) -> Rows:
     sample = [rows for rows in postings if len(rows) <= _LONG]
-    rare = np.unique(np.concatenate(sample)) if sample else np.zeros(0, np.int32)
+    rare = distinct(np.concatenate(sample)) if sample else np.zeros(0, np.int32)
     return rare if allowed is None else rare[allowed[rare]]
 
 
@@ -245,9 +245,7 @@ def joined(sources: Sequence[tuple[Postings, Rows]], size: int) -> Postings:
     lengths = np.zeros(size, np.float32)
     for source, moved in sources:
         lengths[moved[moved >= 0]] = source.lengths[moved >= 0]
-    keys = np.concatenate([source.keys for source, _ in sources])
-    keys.sort()  # not numpy.unique, which holds the interpreter's lock for a third of a second
-    keys = keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
+    keys = distinct(np.concatenate([source.keys for source, _ in sources]))
     places = [np.append(source.keys.searchsorted(keys), len(source.keys)) for source, _ in sources]
     before = np.sum([source.ends[at] for (source, _), at in zip(sources, places, strict=True)], axis=0)
     rows, counts, frequencies = [], [], []

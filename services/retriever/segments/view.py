@@ -28,7 +28,7 @@ from services.retriever.ports import Place, Scores, Slots, StoredDocument, Vecto
 from services.retriever.segments.bm25 import Weighed, keys_of, term_key, weigh
 from services.retriever.segments.cosines import cosines
 from services.retriever.segments.joining import tidied
-from services.retriever.segments.packed import Mask, Rows
+from services.retriever.segments.packed import Mask, Rows, distinct
 from services.retriever.segments.part import Part
 from services.retriever.segments.segment import Entry, build, name_keys
 from services.retriever.types import Collection, Document, Vectors
@@ -157,7 +157,7 @@ class View:
         """Names of the documents that ``allowed`` rows which stand are of; None where they are more than ``most``."""
         found: list[str] = []
         for part, mask in self._masked(allowed):
-            numbers = np.unique(part.segment.chunks.documents[mask])
+            numbers = distinct(part.segment.chunks.documents[mask])
             if len(found) + len(numbers) > most:
                 return None
             found += [part.segment.documents.names[number] for number in numbers.tolist()]
