@@ -67,7 +67,7 @@ class Library:
     async def list_collections(self, tenant: str, after: str, limit: int) -> list[Collection]:
         """A tenant's collections by name, from the first name past ``after``."""
         # Those that are being made sort behind all others.
-        return [there for there in await self._log.list_collections(tenant, after, limit) if not is_aside(there)]
+        return [there for there in await self._log.list_collections(tenant, after, limit) if not is_aside(there.key)]
 
     async def delete_collection(self, key: CollectionKey) -> Epoch:
         """Delete a collection with all that is in it."""

@@ -17,7 +17,7 @@ from mesh.server import Binding
 from services.retriever.documents.parsing import Parsers
 from services.retriever.embedding import Embedders, open_plugin
 from services.retriever.ingest.preparing import Preparer
-from services.retriever.ingest.sweeping import sweep_log
+from services.retriever.ingest.sweeping import sweep_half_made, sweep_log
 from services.retriever.ingest.workshop import workshop
 from services.retriever.library import Library
 from services.retriever.ports import EmbedderFiles, Log, SharedIndex, VectorIndexes
@@ -82,7 +82,8 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
         await replica.load()
         preparer = Preparer(log, ingesting, parsers)
         shop = await stack.enter_async_context(workshop(settings, runtime, log, embedders, preparer))
-        duties = [replica.follow(), Merger(replica, merging).run(), keeper.run(), sweep_log(log), *shop.duties]
+        duties = [replica.follow(), Merger(replica, merging).run(), keeper.run(), *shop.duties]
+        duties += [sweep_log(log), sweep_half_made(shop.jobs, log, replica)]
         if shared is not None and isinstance(index, SharedIndex):
             duties += [shared.follow(), Applier(log, index).run()]
         for duty in duties:

@@ -21,6 +21,7 @@ from services.retriever.documents.parsing import Parsers
 from services.retriever.ingest import reindex
 from services.retriever.ingest.preparing import Preparer
 from services.retriever.ingest.reindex import Reindexer
+from services.retriever.ingest.sweeping import remove_half_made
 from services.retriever.logs import sqlite
 from services.retriever.ports import Changes, Embedder, Log
 from services.retriever.replicas.replica import Replica
@@ -241,6 +242,41 @@ async def test_a_cancelled_move_leaves_the_collection_as_it_was(tmp_path: Path) 
         assert (await one.library.get_collection(KEY)).id == made.id
         assert await one.log.get_collection(reindex.aside(KEY)) is None
         assert (await sources(one, "word7"))[0] == "7.txt"
+
+
+async def test_what_a_move_left_that_was_given_up_is_swept_but_not_what_one_is_at(tmp_path: Path) -> None:
+    other = Other()
+    other.pause_s = 0.02
+    async with house(tmp_path, openers=openers(other)) as one:
+        await filled(one)
+        async with working(one):
+            job = await one.library.reindex(KEY, "other:")
+            async with asyncio.timeout(10):
+                while len(other.embedded) < 3:  # noqa: ASYNC110 - it is counted on a thread
+                    await asyncio.sleep(0.01)
+            await remove_half_made(one.jobs, one.log, [KEY, reindex.aside(KEY)])
+            assert await one.log.get_collection(reindex.aside(KEY)) is not None
+        await remove_half_made(one.jobs, one.log, [KEY, reindex.aside(KEY)])
+        assert await one.log.get_collection(reindex.aside(KEY)) is not None  # it waits for another worker
+        await one.jobs.cancel("default", job.id)
+        await remove_half_made(one.jobs, one.log, [KEY, reindex.aside(KEY)])
+        assert await one.log.get_collection(reindex.aside(KEY)) is None
+        assert (await one.library.get_collection(KEY)).document_count == 20
+
+
+async def test_a_move_whose_half_is_swept_begins_anew(tmp_path: Path) -> None:
+    other = Other()
+    other.pause_s = 0.02
+    async with house(tmp_path, openers=openers(other)) as one, working(one):
+        await filled(one)
+        job = await one.library.reindex(KEY, "other:")
+        async with asyncio.timeout(10):
+            while len(other.embedded) < 3:  # noqa: ASYNC110 - it is counted on a thread
+                await asyncio.sleep(0.01)
+        await one.log.delete_collection(reindex.aside(KEY))
+        assert (await ended(one, job)).state is JobState.SUCCEEDED
+        moved = await one.library.get_collection(KEY)
+        assert (moved.embedder, moved.document_count) == ("other:", 20)
 
 
 async def test_a_second_move_waits_for_the_first_and_a_deleted_collection_ends_it(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ vectors. Then whatever the log says was put or deleted since is taken over, unti
 switch succeeds only if that is still so. Under changes that never pause it goes on catching up.
 
 Whoever takes the job over finds the half-made collection and goes on: documents with the same content are
-there already. A job that is cancelled while it runs removes it, and the next job for another embedder does.
+there already. A job that is cancelled while it runs removes it, the next job for another embedder does, and else the
+sweep when no job is at it any more (``sweeping``).
 
 Errors: COLLECTION_NOT_FOUND; EMBEDDER_UNAVAILABLE (another worker may have it).
 """
@@ -49,9 +50,24 @@ def aside(key: CollectionKey) -> CollectionKey:
     return CollectionKey(key.tenant, _MARK + key.name)
 
 
-def is_aside(collection: Collection) -> bool:
+def is_aside(key: CollectionKey) -> bool:
     """Whether it is one that is being made, and not to be told of."""
-    return collection.key.name.startswith(_MARK)
+    return key.name.startswith(_MARK)
+
+
+def finished_name(key: CollectionKey) -> CollectionKey:
+    """The collection whose place the one ``aside`` will take."""
+    return CollectionKey(key.tenant, key.name.removeprefix(_MARK))
+
+
+async def under_way(jobs: Jobs, key: CollectionKey) -> Job | None:
+    """The job that moves the collection ``key``, if one waits or runs."""
+    # In the order of a job's life, and back to its beginning for those that were given back, or one could slip through.
+    for state in (JobState.QUEUED, JobState.RUNNING, JobState.QUEUED):
+        for job in (await jobs.list_jobs(key.tenant, state=state, limit=_MOST_JOBS))[0]:
+            if job.kind == KIND and json.loads(job.payload)["collection"] == key.name:
+                return job
+    return None
 
 
 async def ask(jobs: Jobs, collection: Collection, embedder: str) -> Job:
@@ -61,19 +77,17 @@ async def ask(jobs: Jobs, collection: Collection, embedder: str) -> Job:
         WeftError: JOB_ACTIVE when one moves it to another embedder; OVERLOADED.
     """
     wanted = payload(collection.key, embedder)
-    for state in (JobState.QUEUED, JobState.RUNNING):  # in the order of a job's life, or one could slip through
-        for job in (await jobs.list_jobs(collection.key.tenant, state=state, limit=_MOST_JOBS))[0]:
-            if job.kind != KIND or json.loads(job.payload)["collection"] != collection.key.name:
-                continue
-            if job.payload == wanted:
-                return job
-            raise error(
-                Reason.JOB_ACTIVE,
-                f"jobs/{job.id} moves {collection.key.resource} to {json.loads(job.payload)['embedder']}; wait for its "
-                "end, or cancel it",
-                job=f"jobs/{job.id}",
-                collection=collection.key.resource,
-            )
+    job = await under_way(jobs, collection.key)
+    if job is not None and job.payload == wanted:
+        return job
+    if job is not None:
+        raise error(
+            Reason.JOB_ACTIVE,
+            f"jobs/{job.id} moves {collection.key.resource} to {json.loads(job.payload)['embedder']}; wait for its "
+            "end, or cancel it",
+            job=f"jobs/{job.id}",
+            collection=collection.key.resource,
+        )
     return await jobs.submit(
         Submission(collection.key.tenant, KIND, uuid.uuid4().hex, wanted, traceparent=traceparent())
     )
@@ -120,9 +134,14 @@ class Reindexer:
                 return Moved(old, Epoch(self._log.log_id, old.sequence))
             new = await self._made(running, key, embedder)
             copy = _Copy(running, self._log, self._preparer, embedder, old, new)
-            await copy.all_documents()
-            while not await self._switched(running, copy):
-                pass
+            try:
+                await copy.all_documents()
+                while not await self._switched(running, copy):
+                    pass
+            except WeftError as err:
+                # The sweep took the new one for a leftover, or somebody deleted the old one: look again.
+                if err.reason != Reason.COLLECTION_NOT_FOUND:
+                    raise
 
     async def _switched(self, running: Running, copy: _Copy) -> bool:
         """Catch up and switch; False where something changed before it could be done."""

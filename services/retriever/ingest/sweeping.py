@@ -1,18 +1,23 @@
 """Removes what deletion, replacement and crashes left behind, a little at a time, as long as the process runs.
 
 In the log: chunks that nothing leads to. Of uploads: the bytes of jobs that have ended, however they did, and
-after a while the list of what they were made of. Every replica sweeps; what one did, the others find done.
+after a while the list of what they were made of. Of reindexing: half-made collections that no job is at any more,
+since it was given up, or cancelled while no worker had it. Every replica sweeps; what one did, the others find done.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Final
 
 from mesh.jobs import Jobs
+from services.retriever.ingest import reindex
 from services.retriever.ingest.uploads import Blobs, Intake
 from services.retriever.ports import Log
+from services.retriever.replicas.replica import Replica
+from services.retriever.types import CollectionKey
 from weft.errors import Reason, WeftError
 
 _log = logging.getLogger(__name__)
@@ -65,6 +70,28 @@ async def let_go_of_ended(jobs: Jobs, intake: Intake, blobs: Blobs) -> None:
                 await intake.let_go(upload.tenant, upload.job)
                 await blobs.remove_job(upload.tenant, upload.job)
         await asyncio.sleep(_PAUSE_S)
+
+
+async def sweep_half_made(jobs: Jobs, log: Log, replica: Replica) -> None:
+    """Sweep what reindexing left until cancelled.
+
+    Raises:
+        WeftError: STORE_CORRUPT.
+    """
+    while True:
+        try:
+            await remove_half_made(jobs, log, replica.state.views)
+        except WeftError as err:
+            _passing(err, "half-made collections")
+        await asyncio.sleep(_EVERY_S)
+
+
+async def remove_half_made(jobs: Jobs, log: Log, keys: Iterable[CollectionKey]) -> None:
+    """Remove those of ``keys`` that are half-made collections without a job. One that begins just now starts anew."""
+    for key in [key for key in keys if reindex.is_aside(key)]:
+        if await reindex.under_way(jobs, reindex.finished_name(key)) is None:
+            _log.warning("%s was left by a job that has ended; it is removed", key.resource)
+            await log.delete_collection(key)
 
 
 def _passing(err: WeftError, what: str) -> None:
