@@ -314,6 +314,18 @@ def test_answers_that_are_left_only_make_the_pace_slower() -> None:
     assert pace.answer_s > 1.0
 
 
+async def test_an_answer_that_is_left_after_long_makes_the_pace_slower() -> None:
+    held = Held()
+    door = gate(1)
+    door.pace.finished(0.001, 100, 50)
+    model, _ = admitted(held, door)
+    left = asyncio.create_task(answer(model, request()))
+    await asyncio.sleep(0.05)
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
+    assert door.pace.answer_s > 0.002
+
+
 def test_the_estimate_counts_what_the_model_reads() -> None:
     text = "a" * 4_000
     wanted = Request(

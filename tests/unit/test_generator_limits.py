@@ -144,6 +144,17 @@ async def test_a_budget_of_tokens_ends_and_says_until_when(ledger: Ledger) -> No
     await limited.reserve("another", "llama", Work(0, 10_000))
 
 
+async def test_after_a_minute_only_a_budget_takes_back_what_was_too_much(ledger: Ledger) -> None:
+    limited = quota(ledger, {"*": 1_000}, {"*": {"tokens_per_day": 1_500}})
+    reserved = await limited.reserve("acme", "llama", Work(0, 1_000))
+    reserved.begun_s -= 61  # the answer took so long
+    reserved.settle(Usage(output_tokens=100))
+    await all_settled(limited)
+    assert (await refused(limited, "acme", Work(0, 1))).metadata["why"] == "rate"
+    budget_only = quota(ledger, budgets={"*": {"tokens_per_day": 1_500}})
+    await budget_only.reserve("acme", "llama", Work(0, 1_400))
+
+
 async def test_a_budget_of_money_counts_by_price(ledger: Ledger) -> None:
     limited = quota(ledger, budgets={"*": {"money_per_month": 2.5}})
     reserved = await limited.reserve("acme", "llama", Work(100, 100))  # 2.00
