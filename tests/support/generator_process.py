@@ -44,6 +44,7 @@ class Replica:
 
     stub: pb_grpc.GeneratorServiceStub
     channel: grpc.aio.Channel
+    address: str
     load: LoadMeter
     registry: CollectorRegistry
     spans: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
@@ -75,5 +76,6 @@ async def replica(models: dict[str, str], **options: Any) -> AsyncIterator[Repli
         server = MeshServer(tracer=process.tracer, metrics=metrics, load=process.load)
         port = await server.start("127.0.0.1", 0, bindings)
         stack.push_async_callback(server.stop, 0)
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
-        yield Replica(pb_grpc.GeneratorServiceStub(channel), channel, process.load, metrics.registry, spans)
+        address = f"127.0.0.1:{port}"
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+        yield Replica(pb_grpc.GeneratorServiceStub(channel), channel, address, process.load, metrics.registry, spans)

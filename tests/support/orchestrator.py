@@ -181,9 +181,9 @@ class House:
 
 @asynccontextmanager
 async def house(
-    place: Path, *, replicas: int = 1, down: Sequence[str] = (), lease_s: float = 5.0
+    place: Path, *, replicas: int = 1, down: Sequence[str] = (), lease_s: float = 5.0, generator: str = ""
 ) -> AsyncIterator[House]:
-    """``replicas`` orchestrators; peers named in ``down`` are not there."""
+    """``replicas`` orchestrators; peers named in ``down`` are not there, the generator is at ``generator`` if given."""
     spans = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
@@ -191,7 +191,7 @@ async def house(
     async with AsyncExitStack() as stack:
         port = await stack.enter_async_context(_peers(peer))
         targets = dict.fromkeys(("retriever", "generator", "tools"), f"127.0.0.1:{port}")
-        targets |= dict.fromkeys(down, "127.0.0.1:1")
+        targets |= dict.fromkeys(down, "127.0.0.1:1") | ({"generator": generator} if generator else {})
         settings = Settings(
             store=f"sqlite:///{place}", orchestrator=OrchestratorOptions(lease_s=lease_s, stage_timeout_s=5)
         )

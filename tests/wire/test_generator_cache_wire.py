@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from pathlib import Path
 
 import pytest
 
+from tests.support import orchestrator as orchestrators
 from tests.support.generator_process import replica
 from tests.support.redis import RedisServer, redis_server
 from weft import names
@@ -98,6 +100,20 @@ async def test_a_fallbacks_answer_is_kept_as_the_fallbacks() -> None:
         answers = [await r.ask(asking()) for _ in range(2)]
     assert [answer.finished.cached for answer in answers] == [False, True]
     assert [[item.fallback for item in answer.finished.degraded] for answer in answers] == [["model:second"]] * 2
+
+
+async def test_a_turn_says_that_its_answer_came_from_the_cache(tmp_path: Path) -> None:
+    async with (
+        replica({"extractive": "extractive:"}, cache="memory:") as r,
+        orchestrators.house(tmp_path, generator=r.address) as h,
+    ):
+        turns = []
+        for number, allowed in enumerate((True, True, False, True)):
+            events = await h.first.ask("What are threads?", session=f"sessions/s{number}", allow_cached=allowed)
+            turns.append(events[-1].finished)
+    assert [turn.cached for turn in turns] == [False, True, False, True]
+    assert {(turn.text, turn.citations[0].quote) for turn in turns} == {("Threads are woven.", "Threads are woven.")}
+    assert [turn.usage.cached_tokens > 0 for turn in turns] == [False, True, False, True]
 
 
 async def test_redis_that_goes_and_comes_costs_no_call(redis_server: RedisServer) -> None:
