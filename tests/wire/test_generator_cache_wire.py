@@ -77,6 +77,20 @@ async def test_equal_requests_at_once_run_the_model_once(cache: str) -> None:
     assert sum(not answer.finished.cached for answer in answers) == 1
 
 
+async def test_the_model_stops_when_the_last_of_those_who_share_its_answer_leaves() -> None:
+    async with replica({"m": "scripted:?hang_after=2"}, cache="memory:") as r:
+        calls = [r.stub.Generate(asking(), timeout=60) for _ in range(3)]
+        for call in calls:
+            assert (await call.read()).HasField("started")
+        for left, call in enumerate(calls, 1):
+            assert r.metric("weft_generator_running", model="m") == 1
+            call.cancel()
+            while r.load.pending > 3 - left:  # noqa: ASYNC110 (a counter, not an event)
+                await asyncio.sleep(0.01)
+        assert r.metric("weft_generator_running", model="m") == 0
+        assert r.metric("weft_generator_cache_requests_total", model="m", result="miss") == 1
+
+
 async def test_without_a_cache_every_answer_is_made() -> None:
     async with replica(MODELS) as r:
         answers = [await r.ask(asking()) for _ in range(2)]
