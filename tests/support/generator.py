@@ -27,10 +27,13 @@ from services.generator.prices import Price
 from services.generator.servicer import GeneratorServicer
 from services.generator.settings import MODELS
 from services.generator.templates.library import Templates, open_templates
-from services.generator.types import ModelEvent, ModelLoad, Request
+from services.generator.types import Capabilities, ModelEvent, ModelLoad, Request
 from weft.generator.v1 import generator_pb2 as pb
 from weft.generator.v1 import generator_pb2_grpc as pb_grpc
 from weft.tracing import traced
+
+STARTED: dict[str, Model] = {}
+"""Models that take long to start, by URL: whoever puts one here has started it and closes it. Houses share it."""
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"]
 
@@ -43,7 +46,10 @@ class Watched:
         self._running = 0
         self.calls = 0
         self.idle = asyncio.Event()
-        self.capabilities = model.capabilities
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._model.capabilities
 
     async def start(self) -> None:
         await self._model.start()
@@ -125,6 +131,9 @@ async def house(
     async with AsyncExitStack() as stack:
         models: dict[str, Watched] = {}
         for name, raw in urls.items():
+            if raw in STARTED:
+                models[name] = Watched(STARTED[raw])
+                continue
             url = Url.parse(raw)
             models[name] = Watched(load(MODELS, url).open(url))
             stack.push_async_callback(models[name].close)

@@ -3,6 +3,7 @@
     tiny_llama        directory of the model, made once for all tests; also what `vllm serve` and its like take:
                       `[sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_llama), …]`
     vllm_environment  variables for a process that runs vLLM: nothing is fetched, 1 GiB for the KV cache
+    vllm_url          of the tiny model in an engine of this process; `house(m=vllm_url)` shares it
 
 An engine takes many seconds to start. Tests share one: all of them and the fixtures run in one event loop, the
 session's. Without vLLM installed the tests are skipped and say so.
@@ -12,11 +13,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
+from mesh.plugins import Url, load
+from services.generator.settings import MODELS
 from tests.support import tiny_llama as tiny
+from tests.support import vllm_engine
+from tests.support.generator import STARTED
 
 _INSTALLED = importlib.util.find_spec("vllm") is not None
 
@@ -28,6 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
         item.add_marker(pytest.mark.filterwarnings("default"))
+        item.add_marker(pytest.mark.timeout(600))
         if not _INSTALLED:
             item.add_marker(pytest.mark.skip(reason="vLLM is not installed here; run `make test-vllm`"))
 
@@ -42,3 +50,15 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vllm_environment() -> dict[str, str]:
     """The environment of a process that runs vLLM."""
     return {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def vllm_url(tiny_llama: Path) -> AsyncIterator[str]:
+    """The engine that the tests share, started and warm."""
+    raw = vllm_engine.url(tiny_llama)
+    model = load(MODELS, Url.parse(raw)).open(Url.parse(raw))
+    await model.start()
+    STARTED[raw] = model
+    yield raw
+    del STARTED[raw]
+    await model.close()

@@ -1,9 +1,8 @@
 """Tokens to text, one at a time, ending before a stop string; from an answer's beginning or from where it broke off.
 
-A character may take several tokens: they have no text until it is whole, and at the end of an answer those of one that
-never became whole are dropped. The tokens of the prompt and of the answer so far go through the same decoder before
-the new ones do, so that a resumed answer reads like the undisturbed one, also where it broke off within a character
-or within what may be a stop string.
+A character may take several tokens: they have no text until it is whole, and none at all where the answer ends first.
+The tokens of the prompt and of the answer so far go through the same decoder before the new ones do, so that a resumed
+answer reads like the undisturbed one, also where it broke off within a character or within what may be a stop string.
 """
 
 from __future__ import annotations
@@ -62,8 +61,9 @@ class Writing:
         return self._piece(text)
 
     def rest(self) -> Piece | None:
-        """Return what was held back for a stop string that didn't come: the answer is at its end."""
-        return self._piece(self._stops.rest()) if self._stops is not None else None
+        """Return what was held back: the answer is at its end. Its last tokens may have no text."""
+        text = self._stops.rest() if self._stops is not None else ""
+        return Piece(text, tuple(self._waiting)) if text or self._waiting else None
 
     def _piece(self, text: str) -> Piece | None:
         if not text:
