@@ -55,7 +55,7 @@ class Count:
         self.pauses_s: list[float] = []
 
     def take(self, found: list[dict[str, Any]], tokens: list[str], *, may_break: bool) -> None:
-        text = "".join(tokens)
+        text, read = "".join(tokens), {caller["usage"][0] for caller in found if not caller["error"]}
         for caller in found:
             self.answers += 1
             partial = caller.get("partial", "")
@@ -64,7 +64,7 @@ class Count:
             elif (
                 caller["error"] is None
                 and caller["text"] == caller.get("streamed", text) == text
-                and caller["usage"] == [found[0]["usage"][0], len(tokens)]
+                and caller["usage"] == [min(read), len(tokens)]
                 and not caller["degraded"]
                 and caller["tools"] == ANSWER
             ):

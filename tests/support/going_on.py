@@ -58,7 +58,8 @@ class Callers:
         self._process = process
 
     def begin(self, count: int, **order: Any) -> None:
-        """Begin a round: ``model``, ``question``, ``asks``, ``timeout_s``, ``sessions`` (a name for each caller)."""
+        """Begin a round: ``model``, ``question`` (with ``{number}`` for the caller's, if that is to differ), ``asks``,
+        ``tools`` (names), ``timeout_s``, ``sessions`` (a name for each caller)."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"count": count, **order}) + "\n")
         self._process.stdin.flush()
@@ -130,10 +131,12 @@ async def _caller(client: weft.Client, number: int, order: dict[str, Any], progr
     options = {
         "model": order.get("model"),
         "session": order["sessions"][number] if "sessions" in order else None,
+        "tools": order.get("tools"),
         "timeout_s": order.get("timeout_s", 60),
         "allow_cached": False,  # each caller has an answer of its own
     }
-    question, found = order.get("question", "How are documents split into passages?"), dict[str, Any]()
+    question = order.get("question", "How are documents split into passages?").format(number=number)
+    found = dict[str, Any]()
     try:
         if number % 2 and order.get("asks"):
             answer = await client.ask(question, **options)
