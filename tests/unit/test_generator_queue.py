@@ -126,6 +126,7 @@ def test_a_costly_request_is_found_as_quickly_as_a_cheap_one() -> None:
 requests = st.tuples(st.sampled_from("abcd"), st.integers(0, 9), st.integers(1, 5_000))
 
 
+@settings(deadline=None)
 @given(st.lists(requests, max_size=60))
 def test_every_request_is_taken_exactly_once(pushed: list[tuple[str, int, int]]) -> None:
     queue = unbounded()
@@ -135,6 +136,7 @@ def test_every_request_is_taken_exactly_once(pushed: list[tuple[str, int, int]])
     assert (queue.requests, queue.tokens) == (0, 0)
 
 
+@settings(deadline=None)
 @given(st.lists(requests, min_size=1, max_size=60))
 def test_tenants_that_wait_are_given_the_same_but_for_one_request_of_each(pushed: list[tuple[str, int, int]]) -> None:
     queue = unbounded()
@@ -156,6 +158,7 @@ def test_tenants_that_wait_are_given_the_same_but_for_one_request_of_each(pushed
                 assert apart <= largest[one] + largest[other] + 2 * QUANTUM_TOKENS
 
 
+@settings(deadline=None)
 @given(st.lists(requests, max_size=60), st.integers(0, 40), st.integers(1, 5_000))
 def test_a_newcomer_waits_for_no_more_than_its_own_cost_from_each_tenant(
     pushed: list[tuple[str, int, int]], before: int, tokens: int
