@@ -10,8 +10,9 @@ Open, a call is refused at once with MODEL_UNAVAILABLE and when to come back, so
 Half-open, one call goes through as a probe, the others are refused.
 
 A failure is the upstream's alone: MODEL_UNAVAILABLE, before the first token or after. A bad request, a caller's
-deadline and a caller who leaves say nothing about it. An answer counts when it is whole; what was begun before the
-circuit last changed counts no more. A server that asks for more time (RetryInfo) gets it.
+deadline and a caller who leaves say nothing about it, nor does a server that breaks (500) over a JSON Schema. An answer
+counts when it is whole; what was begun before the circuit last changed counts no more. A server that asks for more
+time (RetryInfo) gets it.
 
 Libraries there are count calls that return; an answer is a stream, known to be good at its first token and to be
 whole at its last.
@@ -234,11 +235,16 @@ class Guarded:
                         ticket.succeeded()
                     yield event
         except WeftError as err:
-            if err.reason in FAILURES:
+            if err.reason in FAILURES and not _perhaps_its_own(request, err):
                 ticket.failed(err.retry_after_s or 0.0)
             raise
         finally:
             ticket.left()
+
+
+def _perhaps_its_own(request: Request, err: WeftError) -> bool:
+    """Whether the failure may be the caller's: servers break over schemas that passed their own checks."""
+    return request.json_schema is not None and err.metadata.get("status") == "500"
 
 
 class Guard:

@@ -245,6 +245,7 @@ class Broken:
         self.clock = Clock()
         self.registry = CollectorRegistry()
         self.flaky = Flaky()
+        self.wanted = WANTED
         self.model: Guarded = Guard(self.registry, POLICY, self.clock).around("m", self.flaky)
 
     def gauge(self) -> float | None:
@@ -253,7 +254,7 @@ class Broken:
     async def ask(self) -> str:
         """Return "" or the reason of the failure."""
         try:
-            async with aclosing(self.model.generate(WANTED)) as events:
+            async with aclosing(self.model.generate(self.wanted)) as events:
                 async for _ in events:
                     pass
         except WeftError as err:
@@ -313,6 +314,17 @@ async def test_what_is_the_callers_own_does_not_count(reason: Reason) -> None:
     b.flaky.does = error(reason, "no")
     assert [await b.ask() for _ in range(20)] == [reason] * 20
     assert b.gauge() == 0.0
+
+
+async def test_a_server_that_breaks_over_a_schema_may_do_so_for_its_callers_sake() -> None:
+    b = Broken()
+    b.flaky.does = error(Reason.MODEL_UNAVAILABLE, "Internal server error", status=500)
+    b.wanted = Request(WANTED.messages, json_schema={"type": "object", "minProperties": 1})
+    assert [await b.ask() for _ in range(20)] == ["MODEL_UNAVAILABLE"] * 20
+    assert b.gauge() == 0.0
+    b.wanted = WANTED
+    assert [await b.ask() for _ in range(3)] == ["MODEL_UNAVAILABLE"] * 3
+    assert b.gauge() == 2.0
 
 
 async def test_callers_who_leave_do_not_count() -> None:
