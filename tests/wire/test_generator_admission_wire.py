@@ -62,15 +62,18 @@ async def test_what_finds_the_queue_full_is_told_so_at_once_and_when_to_come_bac
 
 
 async def test_what_would_be_answered_too_late_is_told_so_at_once() -> None:
-    async with replica(SLOW, max_running={"m": 1}) as r:
-        await r.ask(asking())  # 0.4 s: measured
-        running = asyncio.create_task(r.ask(asking()))
-        await until(lambda: r.load.pending == 1)
-        found = from_rpc_error(await refused(r, timeout_s=0.6))
+    async with replica(ENDLESS, max_running={"m": 1}) as r:
+        left = r.stub.Generate(asking(), timeout=20)
+        await left.read()
+        await asyncio.sleep(1.0)
+        left.cancel()  # so an answer takes longer than a second
+        await until(lambda: r.load.pending == 0)
+        running = r.stub.Generate(asking(), timeout=20)
+        await running.read()
+        found = from_rpc_error(await refused(r, timeout_s=1.8))
         assert (found.reason, found.metadata["why"]) == ("OVERLOADED", "late")
         assert found.retry_after_s is not None
-        assert not running.done()
-        await running
+        running.cancel()
 
 
 async def test_who_waited_reads_in_the_trace_how_long_and_behind_how_many() -> None:
