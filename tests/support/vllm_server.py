@@ -1,0 +1,89 @@
+"""vLLM's own OpenAI server as a process: started, watched, killed, started again on the same port."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+START_S = 240.0
+STOP_S = 20.0
+_MODULE = "vllm.entrypoints.openai.api_server"
+
+
+class VllmServer:
+    """Serves a directory's model under the name `tiny`, in float32, greedily where nothing else is asked for."""
+
+    def __init__(self, model: Path, environment: dict[str, str], log: Path) -> None:
+        self.model, self.environment, self.log = model, environment, log
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def url(self, more: str = "", model: str = "tiny") -> str:
+        """Its model's URL."""
+        return f"openai://127.0.0.1:{self.port}/v1?model={model}{more}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [sys.executable, "-m", _MODULE, "--model", str(self.model), "--served-model-name", "tiny"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32", "--enforce-eager"]
+        command += ["--override-generation-config", '{"temperature": 0}', "--enable-prompt-tokens-details"]
+        with self.log.open("ab") as out:
+            self._process = subprocess.Popen(
+                command, env=self.environment, stdout=out, stderr=out, start_new_session=True
+            )
+        try:
+            self._wait(self._process)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        give_up_s = time.monotonic() + START_S
+        while time.monotonic() < give_up_s and process.poll() is None:
+            with contextlib.suppress(OSError):
+                self._get("/health")
+                return
+            time.sleep(0.2)
+        said = self.log.read_text(errors="replace")[-3_000:]
+        raise AssertionError(f"vLLM's server did not start:\n{said}")
+
+    def metric(self, name: str) -> float:
+        """One of its metrics, over all labels."""
+        lines = self._get("/metrics").splitlines()
+        values = [float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name}{{", f"{name} "))]
+        assert values, f"the server has no metric {name}"
+        return sum(values)
+
+    def kill(self) -> None:
+        """End it and its engine with -9."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it as an operator would."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def _get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+            text: str = response.read().decode()
+            return text

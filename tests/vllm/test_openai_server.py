@@ -1,0 +1,161 @@
+"""openai:// before vLLM's own server: the conformance suite, going on by token ids, leaving, and a server that dies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from mesh.plugins import Url
+from services.generator.breaker import Guard, Policy
+from services.generator.generation import Generator
+from services.generator.models import openai, scripted
+from services.generator.types import Finished, Message, Request, Role, Sampling, Started
+from tests.conformance.test_generator_models import *  # noqa: F403
+from tests.conformance.test_generator_models import asking, edges, refused, resuming
+from tests.support.generator import House, ask, house
+from tests.support.vllm_server import VllmServer
+from weft.errors import Reason
+from weft.generator.v1 import generator_pb2 as pb
+
+BY_IDS = "&resume=token_ids"
+RESUMABLE: Any = {"by-ids": lambda server: server.url(BY_IDS)}
+NOT_RESUMABLE: Any = {"chat": lambda server: server.url()}
+MODELS: Any = {**RESUMABLE, **NOT_RESUMABLE}
+FAILING: Any = {"unknown": lambda server: server.url(model="unknown")}
+BOTH = pytest.mark.parametrize("more", ["", BY_IDS], ids=["chat", "by-ids"])
+ANSWER_TOKENS = 192  # of the tiny model, always, and one that ends it
+
+
+@pytest.fixture(scope="module")
+def server(
+    tiny_llama: Path, vllm_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VllmServer]:
+    served = VllmServer(tiny_llama, vllm_environment, tmp_path_factory.mktemp("vllm") / "server.log")
+    served.start()
+    yield served
+    served.kill()
+
+
+async def test_broken_answers_go_on_exactly_all_twenty_of_twenty(server: VllmServer) -> None:
+    async def broken_and_whole(h: House, number: int) -> bool:
+        question = f"Question {number}: when does it open? 每天"
+        whole = await ask(h, asking(question), 60)
+        tokens, chars = edges(whole)[1 + number % (len(edges(whole)) - 1)]
+        wanted = resuming(whole, tokens, chars)
+        wanted.messages[0].content = question
+        rest = await ask(h, wanted, 60)
+        assert len(whole.token_ids) == ANSWER_TOKENS
+        return whole.text[:chars] + rest.text == whole.text and rest.finished.reason == whole.finished.reason
+
+    async with house(m=server.url(BY_IDS)) as h:
+        together = await asyncio.gather(*(broken_and_whole(h, number) for number in range(20)))
+    assert together == [True] * 20
+
+
+async def test_an_answer_cut_at_any_token_goes_on_also_within_a_character(server: VllmServer) -> None:
+    async with house(m=server.url(BY_IDS)) as h:
+        whole = await ask(h, asking(), 60)
+        for tokens in (1, 4, 5, 6, 7, 8, 9, 10, ANSWER_TOKENS - 1, ANSWER_TOKENS):  # a lion stands at 5, in four
+            rest = await ask(h, resuming(whole, tokens, 0), 60)
+            assert rest.text == whole.text
+            assert [*whole.token_ids[:tokens], *rest.token_ids] == whole.token_ids
+
+
+@BOTH
+async def test_usage_is_the_servers_to_the_token(server: VllmServer, more: str) -> None:
+    names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+    async with house(m=server.url(more)) as h:
+        before = [server.metric(name) for name in names]
+        answers = await asyncio.gather(*(ask(h, asking(f"Question {number}"), 60) for number in range(32)))
+        after = [server.metric(name) for name in names]
+    used = [answer.finished.usage for answer in answers]
+    assert all(usage.output_tokens == ANSWER_TOKENS + 1 for usage in used)
+    assert after[0] - before[0] == sum(usage.input_tokens for usage in used)
+    assert after[1] - before[1] == sum(usage.output_tokens for usage in used)
+    assert any(usage.cached_tokens for usage in used)  # they begin alike
+
+
+def fitting(schema: dict[str, Any], max_tokens: int = 64) -> pb.GenerateRequest:
+    wanted = asking(sampling=pb.Sampling(max_tokens=max_tokens))
+    wanted.response_format.json_schema.update(schema)
+    return wanted
+
+
+@BOTH
+async def test_whoever_leaves_stops_the_servers_work(server: VllmServer, more: str) -> None:
+    max_tokens = 1_500
+    schema = {"type": "object", "properties": {"at": {"type": "integer"}}, "required": ["at"]}
+    endless = fitting(schema, max_tokens)  # the model likes white space
+    async with house(m=server.url(more)) as h:
+        before = server.metric("vllm:generation_tokens_total")
+        call = h.stub.Generate(endless, timeout=60)
+        await call.read()
+        call.cancel()
+        left_s = time.monotonic()
+        await asyncio.to_thread(_wait_idle, server)
+        idle_s = time.monotonic() - left_s
+        made = server.metric("vllm:generation_tokens_total") - before
+    assert made < max_tokens / 2
+    print(f"the server was idle {idle_s * 1_000:.0f} ms after the caller had left, {made:.0f} tokens made")
+
+
+def _wait_idle(server: VllmServer) -> None:
+    while server.metric("vllm:num_requests_running") or server.metric("vllm:num_requests_waiting"):
+        time.sleep(0.005)
+
+
+@BOTH
+async def test_output_fits_a_schema_and_one_that_is_none_is_refused(server: VllmServer, more: str) -> None:
+    async with house(m=server.url(more)) as h:
+        answer = await ask(h, fitting({"enum": ["nine", "ten"]}), 60)
+        assert json.loads(answer.text) in ("nine", "ten")
+        assert answer.finished.reason == pb.FINISH_REASON_STOP
+        err = await refused(ask(h, fitting({"type": "nonsense"}), 60))
+        assert err.reason == Reason.SCHEMA_INVALID
+        assert (await ask(h, asking(), 60)).finished.reason == pb.FINISH_REASON_STOP
+
+
+@BOTH
+async def test_a_context_too_long_is_told_with_the_counts(server: VllmServer, more: str) -> None:
+    async with house(m=server.url(more)) as h:
+        err = await refused(ask(h, asking("open " * 6_000), 60))
+    assert err.reason == Reason.CONTEXT_TOO_LONG
+    assert err.metadata["context_tokens"] == "2048"
+    assert int(err.metadata.get("prompt_tokens") or err.metadata["wanted_tokens"]) > 2_048
+
+
+async def test_a_server_that_dies_is_left_alone_another_answers_and_it_comes_back(server: VllmServer) -> None:
+    model = openai.open(Url.parse(server.url()))
+    await model.start()
+    assert model.capabilities.context_tokens == 2_048
+    guarded = Guard(CollectorRegistry(), Policy(open_s=0.2, longest_open_s=0.5)).around("vllm", model)
+    generator = Generator({"vllm": guarded, "spare": scripted.open(Url.parse("scripted:?tokens=3"))})
+    wanted = Request((Message(Role.USER, "When?"),), sampling=Sampling(max_tokens=8))
+
+    async def who_answers() -> tuple[str, list[str]]:
+        async with aclosing(generator.generate(wanted)) as stream:
+            events = [event async for event in stream]
+        assert isinstance(events[0], Started)
+        assert isinstance(events[-1], Finished)
+        return events[0].model, [item.detail for item in events[-1].degraded]
+
+    assert await who_answers() == ("vllm", [])
+    server.kill()
+    details = []
+    while not details or "failed too often" not in details[-1]:
+        name, told = await who_answers()
+        assert name == "spare"
+        details += told
+    assert len(details) == Policy().failures_in_a_row + 1
+    await asyncio.to_thread(server.start)
+    while (await who_answers())[0] != "vllm":  # noqa: ASYNC110 - the probe's turn comes by the clock
+        await asyncio.sleep(0.1)
+    await model.close()
