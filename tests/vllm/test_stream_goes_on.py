@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import pytest
 
 from tests.support.going_on import Callers, calling, calls_of
-from tests.support.mesh import Mesh
+from tests.support.mesh import Mesh, eventually
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -61,6 +62,8 @@ async def test_twenty_answers_of_which_a_replica_is_killed_equal_the_undisturbed
     begin(callers)
     callers.wait_pieces(2)
     before = calls_of(mesh, other, "Generate")
+    engine = psutil.Process(dying.pid).children(recursive=True)
+    assert len(engine) >= 2
     dying.kill()
     found = callers.finish()
     assert [caller["error"] for caller in found] == [None] * CALLERS, found
@@ -71,8 +74,16 @@ async def test_twenty_answers_of_which_a_replica_is_killed_equal_the_undisturbed
     assert all(caller["usage"][1] in (ANSWER_TOKENS, ANSWER_TOKENS + 1) for caller in found), found[0]["usage"]
     went_on = calls_of(mesh, other, "Generate") - before
     assert went_on > 0
+    eventually(lambda: not any(map(lives, engine)), within_s=30, what="the end of its engine")
     print(went_on, "answers went on; longest pause", max(caller["longest_pause_s"] for caller in found))
 
 
 def facts(caller: dict[str, Any]) -> list[Any]:
     return [caller["usage"], caller["reason"], caller["degraded"]]
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -3,6 +3,7 @@
     this process      AsyncLLM: checks requests, keeps their streams
     EngineCore        a child process: schedules, batches
     workers           its children: compute
+    Mourner           ends these when this process is killed
 
 vLLM would turn tokens into text itself; `text.py` does it instead, since a resumed answer must read like the
 undisturbed one. The children are spawned, never forked: gRPC doesn't survive a fork.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ import psutil
 from tokenizers import Tokenizer
 
 from services.generator.types import ModelLoad, Sampling
+from services.generator.vllm.mourner import Mourner
 from services.generator.vllm.options import Options
 from weft.errors import Reason, WeftError, error
 
@@ -81,11 +83,9 @@ class Engine:
             **{name: value for name, value in wanted.items() if value is not None},
         )
         self._engine = AsyncLLM.from_engine_args(arguments, stat_loggers=[self._stats.logger])
-        self._processes = [
-            process
-            for core in self._engine.engine_core.resources.engine_manager.processes
-            for process in psutil.Process(core.pid).children(recursive=True)
-        ]
+        cores = [psutil.Process(core.pid) for core in self._engine.engine_core.resources.engine_manager.processes]
+        workers = [worker for core in cores for worker in core.children(recursive=True)]
+        self._mourner = Mourner(process.pid for process in (*cores, *workers))
         config = self._engine.model_config
         self.context_tokens: int = config.max_model_len
         self.vocabulary: int = config.get_vocab_size()
@@ -172,9 +172,7 @@ class Engine:
     def close(self) -> None:
         """End its processes. Blocks for up to SHUTDOWN_S."""
         self._engine.shutdown(timeout=SHUTDOWN_S)
-        for process in self._processes:  # whose parent was killed may not have heard of it
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        self._mourner.close()  # a worker whose parent was killed may not have heard of it
 
 
 class _Stats:
