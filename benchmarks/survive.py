@@ -71,7 +71,8 @@ class Count:
                 self.whole += 1
                 self.pauses_s.append(caller.get("longest_pause_s", 0.0))
             else:
-                self.wrong.append(json.dumps(caller, ensure_ascii=False)[:1_000])
+                shown = {name: value for name, value in caller.items() if name not in ("kinds", "streamed")}
+                self.wrong.append(json.dumps(shown, ensure_ascii=False)[:1_000])
 
 
 def kill(mesh: Mesh, kind: str, rng: random.Random) -> list[Any]:
