@@ -24,6 +24,7 @@ from benchmarks.index import DIMENSION, WORDS, Clustered, zipfian_words
 from mesh.plugins import Url
 from services.retriever.indexes import faiss
 from services.retriever.logs import sqlite
+from services.retriever.ports import Content
 from services.retriever.replicas.merging import Merger
 from services.retriever.replicas.replica import Replica
 from services.retriever.replicas.snapshots import Snapshots
@@ -72,7 +73,7 @@ async def fill(store: Path, rows: int) -> None:
     replica = Replica(log, faiss.open(Url.parse("faiss:")), workers)
     merger = Merger(replica, workers)
     for number, (record, chunks, vectors) in enumerate(documents(rows), 1):
-        await log.publish(collection, record, None, chunks, vectors)
+        await log.publish(collection, [Content(record, chunks, vectors)])
         if number % _DOCUMENTS_AT_ONCE == 0:
             await replica.load()
             while await merger.step(quiet=False):

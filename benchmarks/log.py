@@ -21,7 +21,7 @@ import numpy as np
 
 from mesh import plugins
 from mesh.plugins import Url
-from services.retriever.ports import Log
+from services.retriever.ports import Content, Log
 from services.retriever.types import Chunk, CollectionKey, Document
 from tests.support.postgresql import PostgresqlServer
 
@@ -40,7 +40,7 @@ async def measure(url: Url, chunks: int) -> dict[str, float | str]:
             pieces = [Chunk(n, f"{n} {TEXT}", n * 600, (n + 1) * 600) for n in range(PER_DOCUMENT)]
             vectors = rng.random((PER_DOCUMENT, DIMENSION), np.float32)
             record = Document(f"d{number}", f"d{number}.txt", "", "text/plain", f"{number:064x}", 6_000, PER_DOCUMENT)
-            await log.publish(collection, record, None, pieces, vectors)
+            await log.publish(collection, [Content(record, pieces, vectors)])
         wrote_s = time.perf_counter() - began_s
         slowest_s, read, after, more = 0.0, 0, 0, True
         began_s = time.perf_counter()

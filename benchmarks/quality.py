@@ -41,7 +41,7 @@ from services.retriever.documents.chunking import chunk
 from services.retriever.embedding import open_plugin
 from services.retriever.indexes import faiss
 from services.retriever.logs import sqlite
-from services.retriever.ports import Embedder, EmbedderFiles
+from services.retriever.ports import Content, Embedder, EmbedderFiles
 from services.retriever.replicas.replica import Replica
 from services.retriever.search.finding import find
 from services.retriever.search.queries import Asked, ask
@@ -201,7 +201,7 @@ async def run(paths: Sequence[Path], cache_dir: Path | None) -> list[Score]:
             collection = await log.create_collection(key, embedder.url, embedder.url, embedder.dimension)
             for document in documents:
                 record, chunks, vectors = await asyncio.to_thread(_prepared, document, embedder)
-                await log.publish(collection, record, None, chunks, vectors)
+                await log.publish(collection, [Content(record, chunks, vectors)])
             await replica.load()
             view = replica.state.views[key]
             scores += await asyncio.to_thread(measure, name, view, len(documents), questions, embedder)

@@ -32,6 +32,16 @@ class StoredDocument:
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """A document that only wants to be published: its chunks are those of ``batch``, if there is one, and the last."""
+
+    document: Document
+    last: Sequence[Chunk]
+    vectors: Vectors  # of the last
+    batch: int | None = None  # staged before
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """A page of the log: all that was touched after one position and up to ``sequence``, as it stands now.
 
@@ -113,6 +123,9 @@ class Log(Protocol):
     async def get_document(self, collection: Collection, name: str) -> Document | None:
         """The document's record, or None."""
 
+    async def get_documents(self, collection: Collection, names: Sequence[str]) -> dict[str, Document]:
+        """The records of those of ``names`` that are there."""
+
     async def list_documents(self, collection: Collection, after: str, limit: int) -> list[Document]:
         """Records by name, from the first name past ``after``."""
 
@@ -122,12 +135,10 @@ class Log(Protocol):
     async def stage(self, collection: Collection, batch: int | None, chunks: Sequence[Chunk], vectors: Vectors) -> int:
         """Put chunks into a batch that nobody sees yet; ``batch`` None begins one. Returns the batch."""
 
-    async def publish(
-        self, collection: Collection, document: Document, batch: int | None, chunks: Sequence[Chunk], vectors: Vectors
-    ) -> Document:
-        """Make ``batch`` with these last ``chunks`` the document's content, in one step.
+    async def publish(self, collection: Collection, contents: Sequence[Content]) -> list[Document]:
+        """Give documents, each of another name, their content: all or none, in one step.
 
-        Returns the record as it now stands: its own former one where that has the same content.
+        Returns the records as they now stand: a document's former one where that has the same content.
 
         Raises:
             WeftError: COLLECTION_NOT_FOUND when the collection went away meanwhile.

@@ -16,7 +16,7 @@ import pytest
 
 from mesh import plugins
 from mesh.plugins import Url
-from services.retriever.ports import Changes, Log
+from services.retriever.ports import Changes, Content, Log
 from services.retriever.types import Collection, CollectionKey
 from tests.support.postgresql import PostgresqlServer, postgresql_server  # noqa: F401 - a fixture
 from tests.support.retrieval import DIMENSION, KEY, cut, put, record
@@ -209,7 +209,7 @@ async def test_what_is_staged_is_seen_by_nobody_until_it_is_published(logs: tupl
     await one.stage(made, batch, pieces[5:8], vectors[5:8])
     assert (await other.read(0)).documents == ()
     assert (await other.get_collection(KEY)) == made
-    await one.publish(made, record("a.txt", LONG, pieces), batch, pieces[8:], vectors[8:])
+    await one.publish(made, [Content(record("a.txt", LONG, pieces), pieces[8:], vectors[8:], batch)])
     (stored,) = (await other.read(0)).documents
     assert list(stored.chunks) == pieces
 
@@ -267,7 +267,7 @@ async def test_metadata_and_sections_come_back_as_they_went_in(logs: tuple[Log, 
     made = await collection(logs[0])
     piece = replace(cut("text")[0], section=("One", "Two § three"), page=7)
     document = replace(record("a", "text", [piece]), metadata={"年": [1.5, True, None], "deep": {"a": "b"}})
-    await logs[0].publish(made, document, None, [piece], np.ones((1, DIMENSION), np.float32))
+    await logs[0].publish(made, [Content(document, [piece], np.ones((1, DIMENSION), np.float32))])
     (stored,) = (await logs[1].read(0)).documents
     assert stored.chunks == (piece,)
     assert stored.document.metadata == document.metadata

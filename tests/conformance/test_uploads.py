@@ -83,11 +83,11 @@ async def begin(intake: Intake, job: str = J, sender: str = SENDER) -> None:
 
 
 async def put(intake: Intake, *items: Item, job: str = J) -> list[bool]:
-    return [await intake.put(T, job, SENDER, one) for one in items]
+    return await intake.put(T, job, SENDER, items)
 
 
 async def settle(intake: Intake, one: Item, outcome: Outcome = Outcome.INDEXED, job: str = J, fence: int = 1) -> None:
-    await intake.settle(T, job, fence, replace(one, outcome=outcome, chunks=2, sequence=one.number + 10))
+    await intake.settle(T, job, fence, [replace(one, outcome=outcome, chunks=2, sequence=one.number + 10)])
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 3_500_000])
@@ -104,8 +104,8 @@ async def test_a_blob_comes_back_as_it_was_written(stores: tuple[Store, Store], 
 async def test_a_blob_is_its_job_s_and_its_number_s_own(stores: tuple[Store, Store]) -> None:
     blobs = stores[0].blobs
     kept = [await keep(blobs, b"same", 1), await keep(blobs, b"same", 2), await keep(blobs, b"same", 1, "b" * 32)]
-    await blobs.remove(kept[0])
-    await blobs.remove(kept[0])
+    await blobs.remove(kept[:1])
+    await blobs.remove(kept[:1])
     assert await refused(blobs, kept[0]) == "STORE_CORRUPT"
     assert [await content(stores[1].blobs, key) for key in kept[1:]] == [b"same", b"same"]
     await blobs.remove_job(T, J)
@@ -237,15 +237,15 @@ async def test_an_older_version_is_superseded_once_a_later_one_is_in(stores: tup
     await one.begin("stranger", later, "c", SENDER)
     await put(one, item(1, "doc.txt"))
     await put(one, item(1, "doc.txt"), job=later)
-    await one.put("stranger", later, SENDER, item(1, "doc.txt"))
-    await one.settle("stranger", later, 1, item(1, "doc.txt", outcome=Outcome.INDEXED))
-    assert not await other.superseded(T, J, 1)
+    await one.put("stranger", later, SENDER, [item(1, "doc.txt")])
+    await one.settle("stranger", later, 1, [item(1, "doc.txt", outcome=Outcome.INDEXED)])
+    assert await other.superseded(T, J, [1, 2]) == set()
     await settle(one, item(1, "doc.txt"), Outcome.FAILED, later)
-    assert not await other.superseded(T, J, 1)
+    assert await other.superseded(T, J, [1, 2]) == set()
     await settle(one, item(1, "doc.txt"), Outcome.UNCHANGED, later)
-    assert await other.superseded(T, J, 1)
+    assert await other.superseded(T, J, [1, 2]) == {1}
     await settle(one, item(1, "doc.txt"), Outcome.INDEXED)
-    assert not await other.superseded(T, later, 1)
+    assert await other.superseded(T, later, [1]) == set()
 
 
 async def test_waiting_bytes_are_those_of_documents_not_settled(stores: tuple[Store, Store]) -> None:

@@ -22,7 +22,7 @@ from services.retriever.indexes import faiss
 from services.retriever.library import Library
 from services.retriever.logs import sqlite
 from services.retriever.parsers import text as text_parser
-from services.retriever.ports import Embedder, Log, SharedIndex, VectorIndexes
+from services.retriever.ports import Content, Embedder, Log, SharedIndex, VectorIndexes
 from services.retriever.replicas.applying import Applier
 from services.retriever.replicas.replica import Replica
 from services.retriever.search.queries import QueryVectors
@@ -95,7 +95,7 @@ async def put(log: Log, collection: Collection, source: str, text: str, embedder
     chunks = cut(text)
     embedder = embedder or opener(OPENERS, collection.embedder)
     vectors = embedder.embed([piece.text for piece in chunks])
-    return await log.publish(collection, record(source, text, chunks), None, chunks, vectors)
+    return (await log.publish(collection, [Content(record(source, text, chunks), chunks, vectors)]))[0]
 
 
 class House:

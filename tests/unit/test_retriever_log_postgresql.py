@@ -16,6 +16,7 @@ from mesh import postgresql as plumbing
 from mesh.plugins import Url
 from services.retriever.logs import _staging, postgresql
 from services.retriever.logs.postgresql import PostgresqlLog
+from services.retriever.ports import Content
 from services.retriever.types import Document
 from tests.support.postgresql import PostgresqlServer, postgresql_server  # noqa: F401 - a fixture
 from tests.support.retrieval import DIMENSION, KEY, cut, put, record
@@ -195,7 +196,9 @@ async def test_replaced_deleted_and_abandoned_content_is_swept_by_several_at_onc
         await asyncio.gather(sweep(one), sweep(other))
         assert await counts(url, "chunks", "batches", "documents") == [4, 4, 4]
         with pytest.raises(WeftError) as caught:
-            await other.publish(made, record("b", LONG, pieces), staged, [], np.zeros((0, DIMENSION), np.float32))
+            await other.publish(
+                made, [Content(record("b", LONG, pieces), [], np.zeros((0, DIMENSION), np.float32), staged)]
+            )
         assert caught.value.reason == "DEPENDENCY_UNAVAILABLE"
         await one.delete_collection(KEY)
         await asyncio.gather(sweep(one), sweep(other))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from services.retriever.logs import _staging, sqlite
+from services.retriever.ports import Content
 from tests.support.retrieval import DIMENSION, KEY, cut, put, record
 from weft.errors import WeftError
 
@@ -77,7 +78,7 @@ async def test_a_batch_that_was_swept_can_no_longer_be_published(
     monkeypatch.setattr(_staging, "STAGED_LIFE_S", 0.0)
     assert await log.sweep()  # some of it
     with pytest.raises(WeftError) as caught:
-        await log.publish(made, record("a", LONG, pieces), batch, pieces[250:], vectors[250:])
+        await log.publish(made, [Content(record("a", LONG, pieces), pieces[250:], vectors[250:], batch)])
     assert caught.value.reason == "DEPENDENCY_UNAVAILABLE"
     assert (await log.read(0)).documents == ()
     await log.close()

@@ -37,6 +37,16 @@ PUT_PART: Final = "INSERT INTO weft_blobs.parts (blob, number, data) VALUES ($1,
 FIND: Final = "SELECT id FROM weft_blobs.blobs WHERE tenant = $1 AND job = $2 AND number = $3 AND sha256 = $4"
 PART: Final = "SELECT data FROM weft_blobs.parts WHERE blob = $1 AND number = $2"
 REMOVE: Final = "DELETE FROM weft_blobs.blobs WHERE tenant = $1 AND job = $2 AND number = $3 AND sha256 = $4"
+REMOVE_THESE: Final = """
+DELETE FROM weft_blobs.blobs USING unnest($3::integer[], $4::text[]) AS gone (number, sha256)
+WHERE tenant = $1 AND job = $2 AND blobs.number = gone.number AND blobs.sha256 = gone.sha256"""
+PUT_SMALL: Final = """
+WITH made AS (
+    INSERT INTO weft_blobs.blobs (tenant, job, number, sha256)
+    SELECT $1, $2, number, sha256 FROM unnest($3::integer[], $4::text[]) AS new (number, sha256)
+    RETURNING id, number)
+INSERT INTO weft_blobs.parts (blob, number, data)
+SELECT made.id, 0, data FROM made JOIN unnest($3::integer[], $5::bytea[]) AS new (number, data) USING (number)"""
 KEEP: Final = "UPDATE weft_blobs.blobs SET tenant = $2, job = $3, number = $4, sha256 = $5 WHERE id = $1 RETURNING id"
 DROP: Final = "DELETE FROM weft_blobs.blobs WHERE id = $1"
 REMOVE_JOB: Final = "DELETE FROM weft_blobs.blobs WHERE tenant = $1 AND job = $2"

@@ -10,7 +10,8 @@ Errors: STORE_CORRUPT when a blob is gone or its bytes aren't those of its hash;
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from mesh import postgresql
@@ -18,6 +19,7 @@ from mesh.plugins import Url
 from mesh.postgresql import Database
 from services.retriever.blobs import _postgresql_tables as sql
 from services.retriever.ingest.uploads import BlobKey, damaged_blob
+from weft.errors import Reason, WeftError
 
 if TYPE_CHECKING:
     from mesh.postgresql import Connection
@@ -54,10 +56,35 @@ class PostgresqlBlobs:
         if digest.hexdigest() != key.sha256:
             raise damaged_blob(key, "its bytes are not those that were sent")
 
-    async def remove(self, key: BlobKey) -> None:
-        """Remove one, if it is there."""
+    async def put(self, tenant: str, job: str, blobs: Mapping[int, bytes], *, durable: bool) -> dict[int, BlobKey]:
+        """Keep small ones, by their numbers, each whole."""
+        keys = {
+            number: BlobKey(tenant, job, number, hashlib.sha256(data).hexdigest()) for number, data in blobs.items()
+        }
+        hashes = [key.sha256 for key in keys.values()]
+        async with self._database.transaction() as connection:
+            await connection.execute(sql.REMOVE_THESE, tenant, job, [*keys], hashes)  # the same bytes, sent before
+            await connection.execute(sql.PUT_SMALL, tenant, job, [*keys], hashes, [*blobs.values()])
+        return keys
+
+    async def get(self, keys: Sequence[BlobKey]) -> list[bytes | WeftError]:
+        """The bytes of small ones, or what is wrong with them."""
+        found: list[bytes | WeftError] = []
+        for key in keys:
+            try:
+                found.append(b"".join([part async for part in self.parts(key)]))
+            except WeftError as err:
+                if err.reason != Reason.STORE_CORRUPT:
+                    raise
+                found.append(err)
+        return found
+
+    async def remove(self, keys: Sequence[BlobKey]) -> None:
+        """Remove those that are there."""
         async with self._database.connection() as connection:
-            await connection.execute(sql.REMOVE, *key)
+            for (tenant, job), group in groupby(keys, lambda key: (key.tenant, key.job)):
+                _, _, numbers, hashes = zip(*group, strict=True)
+                await connection.execute(sql.REMOVE_THESE, tenant, job, numbers, hashes)
 
     async def remove_job(self, tenant: str, job: str) -> None:
         """Remove all of a job."""
@@ -75,7 +102,7 @@ class PostgresqlBlobs:
 
 
 class PostgresqlWriter:
-    """One blob on its way in. Small ones stay in memory until ``keep``."""
+    """One blob on its way in."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
@@ -25,7 +25,7 @@ from typing import BinaryIO, Final, TypeVar
 from mesh.plugins import Url
 from mesh.settings import directory_of
 from services.retriever.ingest.uploads import BlobKey, damaged_blob
-from weft.errors import Reason, error
+from weft.errors import Reason, WeftError, error
 
 PART_BYTES: Final = 1 << 20
 _THREADS: Final = 2
@@ -60,12 +60,48 @@ class FileBlobs:
         if digest.hexdigest() != key.sha256:
             raise damaged_blob(key, "its bytes are not those that were sent")
 
-    async def remove(self, key: BlobKey) -> None:
-        """Remove one, if it is there."""
+    async def put(self, tenant: str, job: str, blobs: Mapping[int, bytes], *, durable: bool) -> dict[int, BlobKey]:
+        """Keep small ones, by their numbers, each whole."""
+
+        def work() -> dict[int, BlobKey]:
+            keys = {
+                number: BlobKey(tenant, job, number, hashlib.sha256(data).hexdigest()) for number, data in blobs.items()
+            }
+            place = self._root / tenant / job
+            place.mkdir(parents=True, exist_ok=True)
+            for number, data in blobs.items():
+                aside = self.new_aside()
+                with aside.open("wb") as file:
+                    file.write(data)
+                    if durable:
+                        file.flush()
+                        os.fsync(file.fileno())
+                aside.replace(self.path(keys[number]))
+            if durable:
+                _sync_directory(place)
+            return keys
+
+        return await self.on_thread(work)
+
+    async def get(self, keys: Sequence[BlobKey]) -> list[bytes | WeftError]:
+        """The bytes of small ones, or what is wrong with them."""
+
+        def one(key: BlobKey) -> bytes | WeftError:
+            try:
+                data = self.path(key).read_bytes()
+            except FileNotFoundError:
+                return damaged_blob(key, "it is gone")
+            right = hashlib.sha256(data).hexdigest() == key.sha256
+            return data if right else damaged_blob(key, "its bytes are not those that were sent")
+
+        return await self.on_thread(lambda: [one(key) for key in keys])
+
+    async def remove(self, keys: Sequence[BlobKey]) -> None:
+        """Remove those that are there."""
 
         def work() -> None:
-            path = self.path(key)
-            path.unlink(missing_ok=True)
+            for key in keys:
+                self.path(key).unlink(missing_ok=True)
 
         await self.on_thread(work)
 
@@ -120,7 +156,7 @@ class FileBlobs:
 
 
 class FileWriter:
-    """One blob on its way in. Small ones stay in memory until ``keep`` and cost one trip to a thread."""
+    """One blob on its way in."""
 
     def __init__(self, blobs: FileBlobs) -> None:
         self._blobs = blobs

@@ -4,10 +4,11 @@
                      └─────────> failed ──────┘
 
 The job begins with the first document and goes on while others are still being sent; it ends when the upload
-is complete and all are settled. While one document is published the next is being prepared: two are in
-memory. A document that can't be read fails alone. The same source twice in an upload is prepared the second
-time only after the first was published, so the last one wins; and where another ingest brought a later
-version in already, the older one leaves it alone.
+is complete and all are settled. Small documents that wait go through this by the group: a group is published in
+one step and settled in one. While one group is published the next is being prepared: two are in memory. A
+document that can't be read fails alone. The same source twice in an upload is prepared the second time only
+after the first was published, so the last one wins; and where another ingest brought a later version in already,
+the older one leaves it alone.
 
 Whoever takes the job over begins at the first document that is not settled. One that was published but not
 settled any more is recognised by its content, so nothing is there twice. A worker that lost its lease
@@ -28,17 +29,17 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from mesh.jobs import Job, LeaseLost
 from mesh.jobs.worker import Park, Running
 from services.retriever.embedding import Embedders
 from services.retriever.errors import unknown_collection
-from services.retriever.ingest.preparing import Prepared, Preparer
-from services.retriever.ingest.uploads import BlobKey, Blobs, Fenced, Intake, Item
-from services.retriever.ports import Embedder, Log
+from services.retriever.ingest.preparing import PASSING, Preparer, Result
+from services.retriever.ingest.uploads import SMALL_BYTES, BlobKey, Blobs, Fenced, Intake, Item
+from services.retriever.ports import Content, Embedder, Log
 from services.retriever.types import Collection, CollectionKey, Document, Epoch, Outcome, Progress, document_name
 from weft.errors import Reason, WeftError, error
 
@@ -49,10 +50,8 @@ IDLE_S: Final = 2.0  # without a document to work on, the job lets others go
 _AHEAD: Final = 1
 _PAGE: Final = 64
 MAX_FAILED_KEPT: Final = 1_000  # in the summary; each was told when it failed
-# Not the document's fault: the job stops, and goes on when the trouble has passed.
-_PASSING: Final = frozenset(
-    {Reason.DEPENDENCY_UNAVAILABLE, Reason.OVERLOADED, Reason.EMBEDDER_UNAVAILABLE, Reason.SHUTTING_DOWN}
-)
+_GROUP: Final = 16  # small documents that are worked on together
+_GROUP_BYTES: Final = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +126,13 @@ class Ingestor:
             raise LeaseLost(running.lease) from exc
 
 
+class _Group(NamedTuple):
+    """Documents that are worked on together."""
+
+    items: Sequence[Item]
+    preparing: asyncio.Task[tuple[Collection | None, list[Result]]]
+
+
 class _Run:
     """One job under way."""
 
@@ -149,37 +155,34 @@ class _Run:
         self._tasks: asyncio.TaskGroup
 
     async def run(self) -> Summary:
-        queue: asyncio.Queue[tuple[Item, asyncio.Task[Prepared | Document | WeftError]] | None] = asyncio.Queue(_AHEAD)
+        queue: asyncio.Queue[_Group | None] = asyncio.Queue(_AHEAD)
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self._tasks.create_task(self._receive(queue))
-                while (entry := await queue.get()) is not None:
-                    item, preparing = entry
-                    settled = await self._settle(item, await preparing)
-                    self._count(settled)
+                while (group := await queue.get()) is not None:
+                    await self._settle(group)
         except BaseExceptionGroup as group:
             # The first failure is the job's; the others only followed from it.
             raise group.exceptions[0] from None
         tally = self._tally
         return Summary(tally.documents, tally.unchanged, tally.chunks, tally.epoch, tuple(self._failed))
 
-    async def _receive(
-        self,
-        queue: asyncio.Queue[tuple[Item, asyncio.Task[Prepared | Document | WeftError]] | None],
-    ) -> None:
-        async for item in self._items():
-            if item.outcome is not None:
-                await self._passed(item)
-                continue
-            name = document_name(item.source)
-            if (before := self._under_way.get(name)) is not None:
-                await before.wait()
-            self._under_way[name] = asyncio.Event()
-            await queue.put((item, self._tasks.create_task(self._prepare(item))))
+    async def _receive(self, queue: asyncio.Queue[_Group | None]) -> None:
+        async for page in self._pages():
+            for items in _grouped(page):
+                if items[0].outcome is not None:
+                    await self._passed(items)
+                    continue
+                for item in items:
+                    name = document_name(item.source)
+                    if (before := self._under_way.get(name)) is not None:
+                        await before.wait()
+                    self._under_way[name] = asyncio.Event()
+                await queue.put(_Group(items, self._tasks.create_task(self._prepare(items))))
         await queue.put(None)
 
-    async def _items(self) -> AsyncIterator[Item]:
-        """The documents of the upload, as they come."""
+    async def _pages(self) -> AsyncIterator[list[Item]]:
+        """The documents of the upload, those together that are there together."""
         tenant, job = self._job.tenant, self._job.id
         seen = after = 0
         taken, last_s = False, time.monotonic()
@@ -192,12 +195,12 @@ class _Run:
             if receipt is not None and receipt.complete:
                 self._total = receipt.count
             page = await self._intake.items(tenant, job, after, _PAGE) if receipt is not None else []
-            for item in page:
-                after = item.number
-                yield item
             if page:
+                after = page[-1].number
+                yield page
                 last_s = time.monotonic()
-                continue
+                if receipt is None or not receipt.complete or after < receipt.count:
+                    continue
             idle_s = time.monotonic() - last_s
             if receipt is not None and receipt.complete and after >= receipt.count:
                 return
@@ -212,52 +215,82 @@ class _Run:
         for event in tuple(self._under_way.values()):
             await event.wait()
 
-    async def _passed(self, item: Item) -> None:
-        """Count one that was settled before, in its turn."""
+    async def _passed(self, items: Sequence[Item]) -> None:
+        """Count what was settled before, in its turn."""
         await self._all_settled()
-        self._count(item)
+        for item in items:
+            self._count(item)
 
-    async def _prepare(self, item: Item) -> Prepared | Document | WeftError:
+    async def _prepare(self, items: Sequence[Item]) -> tuple[Collection | None, list[Result]]:
+        """Prepare documents, and for which collection: it may be moved meanwhile."""
+        collection, embedder = self._collection, self._embedder
+        if collection is None or embedder is None:
+            return None, [unknown_collection(self._key) for _ in items]
+        uploads = [*zip(items, await self._bytes(items), strict=True)]
+        return collection, await self._preparer.prepare(collection, embedder, uploads, self._running.check)
+
+    async def _bytes(self, items: Sequence[Item]) -> list[bytes | WeftError]:
+        if items[0].size_bytes <= SMALL_BYTES:
+            return await self._blobs.get([self._blob(item) for item in items])
         try:
-            if self._collection is None or self._embedder is None:
-                raise unknown_collection(self._key)
-            data = b"".join([part async for part in self._blobs.parts(self._blob(item))])
-            return await self._preparer.prepare(self._collection, self._embedder, item, data, self._running.check)
+            return [b"".join([part async for part in self._blobs.parts(self._blob(items[0]))])]
         except WeftError as err:
-            if err.reason in _PASSING:
+            if err.reason in PASSING:
                 raise
-            return err
+            return [err]
 
-    async def _settled(self, item: Item, prepared: Prepared | Document | WeftError) -> Item:
-        if isinstance(prepared, Prepared):
-            return await self._publish(item, prepared)
-        if isinstance(prepared, Document):
-            return _taken(item, Outcome.UNCHANGED, prepared)
-        return replace(item, outcome=Outcome.FAILED, error=prepared)
-
-    async def _settle(self, item: Item, prepared: Prepared | Document | WeftError) -> Item:
-        settled = await self._settled(item, prepared)
+    async def _settle(self, group: _Group) -> None:
+        """See a group through to its end, and count it."""
+        settled = await self._settled(group.items, *await group.preparing)
         await self._intake.settle(self._job.tenant, self._job.id, self._running.fence, settled)
-        self._tasks.create_task(self._remove(item))
-        self._under_way.pop(document_name(item.source)).set()
-        return settled
+        self._tasks.create_task(self._remove(settled))
+        for item in settled:
+            self._under_way.pop(document_name(item.source)).set()
+            self._count(item)
 
-    async def _remove(self, item: Item) -> None:
-        with contextlib.suppress(WeftError):  # the sweep removes it in the end
-            await self._blobs.remove(self._blob(item))
+    async def _remove(self, items: Sequence[Item]) -> None:
+        with contextlib.suppress(WeftError):  # the sweep removes them in the end
+            await self._blobs.remove([self._blob(item) for item in items])
 
-    async def _publish(self, item: Item, prepared: Prepared) -> Item:
+    async def _settled(
+        self, items: Sequence[Item], collection: Collection | None, results: Sequence[Result]
+    ) -> list[Item]:
+        """The documents with what became of them; those that are ready are published."""
+        pairs = [*zip(items, results, strict=True)]
+        ready = [(item, result) for item, result in pairs if isinstance(result, Content)]
+        settled = {item.number: item for item in await self._publish(ready, collection)} if collection and ready else {}
+        for item, result in pairs:
+            if isinstance(result, Document):
+                settled[item.number] = _taken(item, Outcome.UNCHANGED, result)
+            elif isinstance(result, WeftError):
+                settled[item.number] = _failed(item, result)
+        return [settled[item.number] for item in items]
+
+    async def _publish(self, ready: Sequence[tuple[Item, Content]], collection: Collection) -> list[Item]:
+        numbers = [item.number for item, _ in ready]
+        older = await self._intake.superseded(self._job.tenant, self._job.id, numbers)
+        settled = []
+        for item, content in ready:
+            if item.number in older:
+                later = await self._log.get_document(collection, content.document.name)
+                settled.append(_taken(item, Outcome.UNCHANGED, later or content.document))
+        newest = [(item, content) for item, content in ready if item.number not in older]
+        return settled + (await self._published(newest, collection) if newest else [])
+
+    async def _published(self, newest: Sequence[tuple[Item, Content]], collection: Collection) -> list[Item]:
+        items, contents = zip(*newest, strict=True)
         try:
-            if await self._intake.superseded(self._job.tenant, self._job.id, item.number):
-                later = await self._log.get_document(prepared.collection, prepared.document.name)
-                return _taken(item, Outcome.UNCHANGED, later or prepared.document)
-            return _taken(item, Outcome.INDEXED, await self._preparer.publish(prepared, self._running.check))
+            records = await self._preparer.publish(collection, contents, self._running.check)
+            return [_taken(item, Outcome.INDEXED, record) for item, record in zip(items, records, strict=True)]
         except WeftError as err:
-            if err.reason in _PASSING:
+            if err.reason in PASSING:
                 raise
-            if err.reason == Reason.COLLECTION_NOT_FOUND and await self._moved(prepared.collection):
-                return await self._settled(item, await self._prepare(item))
-            return replace(item, outcome=Outcome.FAILED, error=err)
+            if err.reason == Reason.COLLECTION_NOT_FOUND:
+                if await self._moved(collection):
+                    return await self._settled(items, *await self._prepare(items))
+            elif len(items) > 1:  # one of them is to blame
+                return [item for pair in newest for item in await self._published([pair], collection)]
+            return [_failed(item, err) for item in items]
 
     async def _moved(self, before: Collection) -> bool:
         """Whether a collection was not deleted but moved to another embedder (``reindex``): then go on there."""
@@ -277,6 +310,28 @@ class _Run:
 
     def _blob(self, item: Item) -> BlobKey:
         return BlobKey(self._job.tenant, self._job.id, item.number, item.sha256)
+
+
+def _grouped(page: Sequence[Item]) -> Iterator[list[Item]]:
+    """Those that go together, in order: settled ones; small ones, each of another source; else each by itself."""
+    group: list[Item] = []
+    for item in page:
+        first = group[0] if group else item
+        together = item.outcome is not None and first.outcome is not None
+        if item.outcome is None and first.outcome is None and max(first.size_bytes, item.size_bytes) <= SMALL_BYTES:
+            size_bytes = item.size_bytes + sum(one.size_bytes for one in group)
+            another = all(one.source != item.source for one in group)
+            together = another and len(group) < _GROUP and size_bytes <= _GROUP_BYTES
+        if group and not together:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def _failed(item: Item, failure: WeftError) -> Item:
+    return replace(item, outcome=Outcome.FAILED, error=failure)
 
 
 def _taken(item: Item, outcome: Outcome, record: Document) -> Item:

@@ -4,6 +4,9 @@
                                                  ├─> job "ingest" (``ingest``), on this replica or another
     report <- items as they are settled <────────┘
 
+What becomes whole while the store is at work is stored next, all at once: small documents cost little each, and one
+by itself doesn't wait for others.
+
 The job is asked for with the first document and keyed by the caller's request_id. So the same request again,
 whole or after its stream broke, finds the same job: documents are compared number by number with those that
 came before, what is new goes in, and the outcomes are told from the first on. REQUEST_ID_REUSED is the answer
@@ -23,8 +26,8 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from mesh.jobs import Job, Jobs, JobState, Submission, unknown_job
@@ -32,7 +35,7 @@ from mesh.jobs.worker import traceparent
 from mesh.validation import invalid
 from services.retriever.ingest import ingesting
 from services.retriever.ingest.ingesting import IDLE_S, SILENCE_S, Tally
-from services.retriever.ingest.uploads import Blobs, BlobWriter, Intake, Item
+from services.retriever.ingest.uploads import SMALL_BYTES, BlobKey, Blobs, BlobWriter, Intake, Item
 from services.retriever.types import Collection, Incoming, Outcome, Progress
 from weft.errors import Reason, WeftError, error
 
@@ -43,6 +46,7 @@ _LOOKS: Final = 16  # for room: every so many documents, and every such share of
 _PAGE: Final = 64
 _AT_ONCE: Final = 8
 _TOGETHER_S: Final = 0.02
+_SHELF: Final = 32  # documents, most of them small, that wait to be stored
 _FOR_EVER_S: Final = 86_400.0  # the call's own deadline comes first
 
 Report = Callable[[Progress], Awaitable[None]]
@@ -95,13 +99,20 @@ class Receiver:
 
 @dataclass(slots=True)
 class _Open:
-    """The document that is being received."""
+    """A document that is being received, or was and is not stored yet: in memory while it is small."""
 
     number: int
     header: Incoming
-    writer: BlobWriter | None
     refused: WeftError | None
+    data: bytearray = field(default_factory=bytearray)
+    writer: BlobWriter | None = None
     size_bytes: int = 0
+
+    async def drop(self) -> None:
+        """Forget its bytes."""
+        self.data.clear()
+        if self.writer is not None:
+            await self.writer.drop()
 
 
 class _Upload:
@@ -112,6 +123,8 @@ class _Upload:
         self._tenant, self._sender = collection.key.tenant, uuid.uuid4().hex
         self._job: Job | None = None
         self._open: _Open | None = None
+        self._shelf: list[_Open] = []  # whole, and to be stored next, all at once
+        self._storing: asyncio.Task[None] | None = None
         self._count = 0
         self._since_look_bytes = 0
         self._complete = False
@@ -123,7 +136,7 @@ class _Upload:
         try:
             async for part in parts:
                 if isinstance(part, Incoming):
-                    await self._shut()
+                    await self._shut(tasks)
                     if self._job is None:
                         await self._begin()
                         signing = tasks.create_task(self._sign())
@@ -132,7 +145,9 @@ class _Upload:
                     await self._next(part)
                 elif self._open is not None:
                     await self._add(self._open, part)
-            await self._shut()
+            await self._shut(tasks)
+            if self._storing is not None:
+                await self._storing
             job = self._job or await self._begin()
             await self._intake.complete(self._tenant, job.id, self._sender, self._count, durable=self._detach)
             self._complete = True
@@ -145,8 +160,8 @@ class _Upload:
         finally:
             if signing is not None:
                 signing.cancel()
-            if self._open is not None and self._open.writer is not None:
-                await self._open.writer.drop()
+            for document in (*self._shelf, *((self._open,) if self._open else ())):
+                await document.drop()
 
     async def outcome(self) -> Job:
         """The job, when it has ended well; with ``detach``, as it stands."""
@@ -179,8 +194,7 @@ class _Upload:
         if self._count > self._bounds.max_documents:
             limit = self._bounds.max_documents
             raise invalid("document", f"is one more than the {limit} documents that one ingest may have", limit=limit)
-        writer = None if header.refused else self._blobs.writer()
-        self._open = _Open(self._count, header, writer, header.refused)
+        self._open = _Open(self._count, header, header.refused)
         if self._since_look_bytes * _LOOKS >= self._bounds.max_waiting_bytes or self._count % _LOOKS == 1:
             self._since_look_bytes = 0
             await self._room()
@@ -189,39 +203,59 @@ class _Upload:
         if isinstance(part, bytes):
             document.size_bytes += len(part)
             self._since_look_bytes += len(part)
-            if document.refused is None and document.writer is not None:
-                await document.writer.write(part)
+            if document.refused is not None:
+                return
+            if document.writer is None:
+                document.data += part
+                if len(document.data) <= SMALL_BYTES:
+                    return
+                part, document.writer = bytes(document.data), self._blobs.writer()
+                document.data.clear()
+            await document.writer.write(part)
         elif document.refused is None:
             document.refused = part
-            if document.writer is not None:
-                await document.writer.drop()
+            await document.drop()
 
-    async def _shut(self) -> None:
-        """The open document is whole: keep it, and list it."""
-        document, job = self._open, self._job
-        if document is None or job is None:
+    async def _shut(self, tasks: asyncio.TaskGroup) -> None:
+        """The open document is whole: have it stored, with those that are whole by the time the store is free."""
+        document = self._open
+        if document is None:
             return
-        sha256 = ""
-        kept = None
-        if document.refused is None and document.writer is not None:
-            kept = await document.writer.keep(self._tenant, job.id, document.number, durable=self._detach)
-            sha256 = kept.sha256
         self._open = None
-        header, refused = document.header, document.refused
-        item = Item(
-            *(document.number, header.source, sha256, document.size_bytes, header.title, header.mime_type),
-            metadata=header.metadata,
-            outcome=Outcome.FAILED if refused else None,
-            error=refused,
-        )
-        try:
-            wanted = await self._intake.put(self._tenant, job.id, self._sender, item)
-        except WeftError:
-            if kept is not None:
-                await self._blobs.remove(kept)
-            raise
-        if kept is not None and not wanted:
-            await self._blobs.remove(kept)
+        self._shelf.append(document)
+        if self._storing is None or self._storing.done():
+            self._storing = tasks.create_task(self._store())
+        if len(self._shelf) >= _SHELF:
+            await self._storing
+
+    async def _store(self) -> None:
+        while self._shelf:
+            documents, self._shelf = self._shelf, []
+            try:
+                await self._put(documents)
+            finally:
+                for document in documents:
+                    await document.drop()
+
+    async def _put(self, documents: Sequence[_Open]) -> None:
+        """Keep documents, and list them."""
+        job = self._job
+        assert job is not None
+        taken = [document for document in documents if document.refused is None]
+        small = {document.number: bytes(document.data) for document in taken if document.writer is None}
+        keys = await self._blobs.put(self._tenant, job.id, small, durable=self._detach) if small else {}
+        for document in taken:
+            if document.writer is not None:
+                number = document.number
+                keys[number] = await document.writer.keep(self._tenant, job.id, number, durable=self._detach)
+        items = [_item(document, keys.get(document.number)) for document in documents]
+        # Where that is refused the bytes stay, until the job has ended: they may be those of an earlier upload.
+        wanted = await self._intake.put(self._tenant, job.id, self._sender, items)
+        done = [
+            keys[item.number] for item, waits in zip(items, wanted, strict=True) if not waits and item.number in keys
+        ]
+        if done:
+            await self._blobs.remove(done)
         now_s = time.monotonic()
         if now_s - self._last_put_s > IDLE_S / 2:  # the job may have been parked meanwhile
             await self._jobs.hurry(self._tenant, job.id)
@@ -284,6 +318,17 @@ class _Upload:
         elif job.state.ended:
             return _checked(job).state is JobState.SUCCEEDED and self._complete
         return False
+
+
+def _item(document: _Open, key: BlobKey | None) -> Item:
+    header, refused = document.header, document.refused
+    return Item(
+        *(document.number, header.source, key.sha256 if key else "", document.size_bytes),
+        *(header.title, header.mime_type),
+        metadata=header.metadata,
+        outcome=Outcome.FAILED if refused else None,
+        error=refused,
+    )
 
 
 def _gave_up(job: Job) -> bool:

@@ -214,10 +214,10 @@ class _Copy:
         there = await self._log.get_document(self.new, name)
         if there is not None and there.same_content(stored.document):
             return
-        prepared = await self._preparer.embed(
+        content = await self._preparer.embed(
             self.new, self._embedder, stored.document, stored.chunks, self._running.check
         )
-        await self._preparer.publish(prepared, self._running.check)
+        await self._preparer.publish(self.new, [content], self._running.check)
 
     def _tell(self, source: str) -> None:
         total = max(self._done, self.old.document_count)

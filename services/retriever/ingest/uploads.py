@@ -6,18 +6,22 @@ and ``intakes``.
 
     received -> put (blob kept, item listed) -> settled (indexed, unchanged, failed; blob removed) -> forgotten
 
+Small documents go by the group, since each call costs more than they do.
+
 A sender that begins again, after its stream broke or since it doesn't know what became of it, sends its
 documents from the first: number by number they are what they were, or the request is another one.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from services.retriever.types import Outcome
 from weft.errors import Reason, WeftError, error
+
+SMALL_BYTES: Final = 64 << 10
 
 
 class BlobKey(NamedTuple):
@@ -51,6 +55,12 @@ class Blobs(Protocol):
     def writer(self) -> BlobWriter:
         """Begin a blob."""
 
+    async def put(self, tenant: str, job: str, blobs: Mapping[int, bytes], *, durable: bool) -> dict[int, BlobKey]:
+        """Keep small ones, by their numbers, each whole. ``durable`` as for a writer's."""
+
+    async def get(self, keys: Sequence[BlobKey]) -> list[bytes | WeftError]:
+        """The bytes of small ones, or what is wrong with them: STORE_CORRUPT as for ``parts``."""
+
     def parts(self, key: BlobKey) -> AsyncIterator[bytes]:
         """Its bytes, in parts of at most 1 MiB.
 
@@ -58,8 +68,8 @@ class Blobs(Protocol):
             WeftError: STORE_CORRUPT when they are not there or not those of its hash.
         """
 
-    async def remove(self, key: BlobKey) -> None:
-        """Remove one, if it is there."""
+    async def remove(self, keys: Sequence[BlobKey]) -> None:
+        """Remove those that are there."""
 
     async def remove_job(self, tenant: str, job: str) -> None:
         """Remove all of a job."""
@@ -116,12 +126,13 @@ class Intake(Protocol):
     async def begin(self, tenant: str, job: str, collection: str, sender: str) -> Receipt:
         """An upload begins, or begins again from its first document."""
 
-    async def put(self, tenant: str, job: str, sender: str, item: Item) -> bool:
-        """Add a document; returns whether it waits for its bytes to be worked on (False: it was settled before).
+    async def put(self, tenant: str, job: str, sender: str, items: Sequence[Item]) -> list[bool]:
+        """Add documents, all or none, their numbers without gaps; returns of each whether it waits for its bytes to be
+        worked on (False: it was settled before).
 
         Raises:
-            WeftError: REQUEST_ID_REUSED when the same number came with another content before, or the upload was
-                complete without it.
+            WeftError: REQUEST_ID_REUSED when a number came with another content before, or the upload was complete
+                without it.
         """
 
     async def sign(self, tenant: str, job: str, sender: str) -> None:
@@ -150,15 +161,15 @@ class Intake(Protocol):
             Fenced: a higher one was seen.
         """
 
-    async def settle(self, tenant: str, job: str, fence: int, item: Item) -> None:
-        """Note what became of a document.
+    async def settle(self, tenant: str, job: str, fence: int, items: Sequence[Item]) -> None:
+        """Note what became of documents.
 
         Raises:
             Fenced: a higher one was seen.
         """
 
-    async def superseded(self, tenant: str, job: str, number: int) -> bool:
-        """Whether a document of the same source that came in later, by any job, is indexed already."""
+    async def superseded(self, tenant: str, job: str, numbers: Sequence[int]) -> set[int]:
+        """Those of which a document of the same source that came in later, by another job, is indexed already."""
 
     async def waiting_bytes(self) -> int:
         """Bytes in the blob store that wait, of all tenants."""

@@ -83,7 +83,6 @@ DELETE FROM weft_intake.uploads WHERE place IN (
     SELECT place FROM weft_intake.uploads WHERE NOT held AND sign_s < {_NOW} - $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING tenant, job"""
 FORGET_ITEMS: Final = "DELETE FROM weft_intake.items WHERE tenant = $1 AND job = $2"
-ITEM: Final = "SELECT * FROM weft_intake.items WHERE tenant = $1 AND job = $2 AND number = $3"
 ITEMS: Final = """
 SELECT * FROM weft_intake.items WHERE tenant = $1 AND job = $2 AND number > $3 ORDER BY number LIMIT $4"""
 PUT: Final = """
@@ -94,7 +93,8 @@ SETTLE: Final = """
 UPDATE weft_intake.items SET held_bytes = 0, outcome = $4, chunks = $5, sequence = $6, error = $7
 WHERE tenant = $1 AND job = $2 AND number = $3"""
 SUPERSEDED: Final = """
-SELECT 1 FROM weft_intake.items AS mine JOIN weft_intake.items AS later USING (tenant, collection, name)
-WHERE tenant = $1 AND mine.job = $2 AND mine.number = $3 AND later.arrival > mine.arrival
-    AND later.job <> mine.job AND later.outcome IN ('INDEXED', 'UNCHANGED') LIMIT 1"""
+SELECT DISTINCT mine.number
+FROM weft_intake.items AS mine JOIN weft_intake.items AS later USING (tenant, collection, name)
+WHERE tenant = $1 AND mine.job = $2 AND mine.number = any($3::integer[]) AND later.arrival > mine.arrival
+    AND later.job <> mine.job AND later.outcome IN ('INDEXED', 'UNCHANGED')"""
 WAITING_BYTES: Final = "SELECT coalesce(sum(held_bytes), 0)::bigint FROM weft_intake.items WHERE held_bytes > 0"

@@ -42,6 +42,11 @@ def error_bytes(failure: WeftError | None) -> bytes | None:
     return to_proto(failure).SerializeToString() if failure is not None else None
 
 
+def fate(item: Item) -> tuple[str | None, int, int, bytes | None]:
+    """What became of a document: outcome, chunks, sequence and error."""
+    return item.outcome.name if item.outcome else None, item.chunks, item.sequence, error_bytes(item.error)
+
+
 def to_receipt(row: Row, now_s: float) -> Receipt:
     """How far a row of ``uploads`` is."""
     silent_s = max(0.0, now_s - row["sign_s"])

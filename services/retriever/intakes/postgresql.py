@@ -10,6 +10,7 @@ Errors: see ``mesh.postgresql``.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from mesh import postgresql
@@ -17,7 +18,7 @@ from mesh.plugins import Url
 from mesh.postgresql import Bell, Database
 from services.retriever.ingest.uploads import Held, Item, Receipt
 from services.retriever.intakes import _postgresql_tables as sql
-from services.retriever.intakes._rows import content, error_bytes, fenced, reused, to_item, to_receipt
+from services.retriever.intakes._rows import content, error_bytes, fate, fenced, reused, to_item, to_receipt
 from services.retriever.types import document_name
 
 if TYPE_CHECKING:
@@ -43,28 +44,27 @@ class PostgresqlIntake:
             await self._bell.ring(connection)
         return to_receipt(row, row["now_s"])
 
-    async def put(self, tenant: str, job: str, sender: str, item: Item) -> bool:
-        """Add a document; returns whether it waits for its bytes to be worked on."""
+    async def put(self, tenant: str, job: str, sender: str, items: Sequence[Item]) -> list[bool]:
+        """Add documents, all or none; returns of each whether it waits for its bytes to be worked on."""
         async with self._database.transaction() as connection:
             upload: Any = await connection.fetchrow(sql.HOLD, tenant, job)
-            await connection.execute(sql.RECEIVED, tenant, job, item.number)
+            await connection.execute(sql.RECEIVED, tenant, job, items[-1].number)
             await self._bell.ring(connection)
-            there = await connection.fetchrow(sql.ITEM, tenant, job, item.number)
-            if there is not None:
-                if content(to_item(there)) != content(item):
+            rows = await connection.fetch(sql.ITEMS, tenant, job, items[0].number - 1, len(items))
+            there = {row["number"]: row for row in rows}
+            wanted, new = [], []
+            for item in items:
+                row = there.get(item.number)
+                if row is not None and content(to_item(row)) != content(item):
                     raise reused(job, f"document {item.number} is {item.source[:80]!r} with another content now")
-                return there["outcome"] is None
-            if upload["total"] is not None and item.number > upload["total"]:
-                raise reused(job, f"it had {upload['total']} documents then, and has more now")
-            outcome = item.outcome.name if item.outcome else None
-            metadata = json.dumps(item.metadata, ensure_ascii=False, sort_keys=True)
-            await connection.execute(
-                sql.PUT,
-                *(tenant, job, item.number, upload["collection"], document_name(item.source), item.source),
-                *(item.title, item.mime_type, metadata, item.sha256, item.size_bytes),
-                *(0 if outcome else item.size_bytes, outcome, error_bytes(item.error)),
-            )
-        return outcome is None
+                wanted.append(item.outcome is None if row is None else row["outcome"] is None)
+                if row is not None:
+                    continue
+                if upload["total"] is not None and item.number > upload["total"]:
+                    raise reused(job, f"it had {upload['total']} documents then, and has more now")
+                new.append(_row(tenant, job, upload["collection"], item))
+            await connection.executemany(sql.PUT, new)
+        return wanted
 
     async def sign(self, tenant: str, job: str, sender: str) -> None:
         """The sender is still there."""
@@ -117,19 +117,17 @@ class PostgresqlIntake:
             await _check(connection, tenant, job, fence)
             await connection.execute(sql.TAKE, tenant, job, fence)
 
-    async def settle(self, tenant: str, job: str, fence: int, item: Item) -> None:
-        """Note what became of a document."""
-        outcome = item.outcome.name if item.outcome else None
-        values = (outcome, item.chunks, item.sequence, error_bytes(item.error))
+    async def settle(self, tenant: str, job: str, fence: int, items: Sequence[Item]) -> None:
+        """Note what became of documents."""
         async with self._database.transaction() as connection:
             await _check(connection, tenant, job, fence)
-            await connection.execute(sql.SETTLE, tenant, job, item.number, *values)
+            await connection.executemany(sql.SETTLE, [(tenant, job, item.number, *fate(item)) for item in items])
             await self._bell.ring(connection)
 
-    async def superseded(self, tenant: str, job: str, number: int) -> bool:
-        """Whether a document of the same source that came in later, by another job, is indexed already."""
+    async def superseded(self, tenant: str, job: str, numbers: Sequence[int]) -> set[int]:
+        """Those of which a document of the same source that came in later, by another job, is indexed already."""
         async with self._database.connection() as connection:
-            return await connection.fetchval(sql.SUPERSEDED, tenant, job, number) is not None
+            return {row["number"] for row in await connection.fetch(sql.SUPERSEDED, tenant, job, numbers)}
 
     # -- for the sweep --------------------------------------------------------------------------------
 
@@ -163,6 +161,16 @@ class PostgresqlIntake:
 async def open(url: Url) -> PostgresqlIntake:
     """Open the list in the database of ``url``; its tables are made if they aren't there."""
     return PostgresqlIntake(await postgresql.open(url, sql.SCHEMA, max_connections=_CONNECTIONS))
+
+
+def _row(tenant: str, job: str, collection: str, item: Item) -> tuple[object, ...]:
+    outcome = item.outcome.name if item.outcome else None
+    metadata = json.dumps(item.metadata, ensure_ascii=False, sort_keys=True)
+    return (
+        *(tenant, job, item.number, collection, document_name(item.source), item.source),
+        *(item.title, item.mime_type, metadata, item.sha256, item.size_bytes),
+        *(0 if outcome else item.size_bytes, outcome, error_bytes(item.error)),
+    )
 
 
 async def _check(connection: Connection, tenant: str, job: str, fence: int) -> None:

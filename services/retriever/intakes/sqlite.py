@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,7 @@ from mesh.plugins import Url
 from mesh.settings import directory_of
 from services.retriever.ingest.uploads import Held, Item, Receipt
 from services.retriever.intakes import _tables as sql
-from services.retriever.intakes._rows import content, error_bytes, fenced, reused, to_item, to_receipt
+from services.retriever.intakes._rows import content, error_bytes, fate, fenced, reused, to_item, to_receipt
 from services.retriever.types import document_name
 
 _SWEEP_UPLOADS: Final = 20
@@ -46,12 +46,10 @@ class SqliteIntake:
 
         return await self._db.write(work)
 
-    async def put(self, tenant: str, job: str, sender: str, item: Item) -> bool:
-        """Add a document; returns whether it waits for its bytes to be worked on."""
+    async def put(self, tenant: str, job: str, sender: str, items: Sequence[Item]) -> list[bool]:
+        """Add documents, all or none; returns of each whether it waits for its bytes to be worked on."""
 
-        def work(db: sqlite3.Connection) -> bool:
-            upload = db.execute(sql.UPLOAD, (tenant, job)).fetchone()
-            db.execute(sql.RECEIVED, (self._now_s(), item.number, tenant, job))
+        def one(db: sqlite3.Connection, upload: sqlite3.Row, item: Item) -> bool:
             there = db.execute(sql.ITEM, (tenant, job, item.number)).fetchone()
             if there is not None:
                 if content(to_item(there)) != content(item):
@@ -70,6 +68,11 @@ class SqliteIntake:
                 ),
             )
             return outcome is None
+
+        def work(db: sqlite3.Connection) -> list[bool]:
+            upload = db.execute(sql.UPLOAD, (tenant, job)).fetchone()
+            db.execute(sql.RECEIVED, (self._now_s(), items[-1].number, tenant, job))
+            return [one(db, upload, item) for item in items]
 
         return await self._db.write(work)
 
@@ -124,21 +127,22 @@ class SqliteIntake:
 
         await self._db.write(work)
 
-    async def settle(self, tenant: str, job: str, fence: int, item: Item) -> None:
-        """Note what became of a document."""
+    async def settle(self, tenant: str, job: str, fence: int, items: Sequence[Item]) -> None:
+        """Note what became of documents."""
 
         def work(db: sqlite3.Connection) -> None:
             _check(db, tenant, job, fence)
-            outcome = item.outcome.name if item.outcome else None
-            db.execute(
-                sql.SETTLE, (outcome, item.chunks, item.sequence, error_bytes(item.error), tenant, job, item.number)
-            )
+            db.executemany(sql.SETTLE, [(*fate(item), tenant, job, item.number) for item in items])
 
         await self._db.write(work)
 
-    async def superseded(self, tenant: str, job: str, number: int) -> bool:
-        """Whether a document of the same source that came in later, by another job, is indexed already."""
-        return await self._db.read(lambda db: db.execute(sql.SUPERSEDED, (tenant, job, number)).fetchone() is not None)
+    async def superseded(self, tenant: str, job: str, numbers: Sequence[int]) -> set[int]:
+        """Those of which a document of the same source that came in later, by another job, is indexed already."""
+
+        def work(db: sqlite3.Connection) -> set[int]:
+            return {n for n in numbers if db.execute(sql.SUPERSEDED, (tenant, job, n)).fetchone() is not None}
+
+        return await self._db.read(work)
 
     # -- for the sweep --------------------------------------------------------------------------------
 

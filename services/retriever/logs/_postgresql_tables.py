@@ -127,6 +127,10 @@ SET sequence = $2, document_count = document_count + $3, chunk_count = chunk_cou
 DOCUMENT: Final = (
     f"SELECT {DOCUMENT_COLUMNS} FROM weft_log.documents WHERE tenant = $1 AND collection_id = $2 AND name = $3"
 )
+THESE_DOCUMENTS: Final = (
+    f"SELECT {DOCUMENT_COLUMNS} FROM weft_log.documents WHERE tenant = $1 AND collection_id = $2 "
+    "AND name = any($3::text[])"
+)
 DOCUMENTS: Final = (
     f"SELECT {DOCUMENT_COLUMNS} FROM weft_log.documents WHERE tenant = $1 AND collection_id = $2 AND name > $3 "
     "ORDER BY name LIMIT $4"

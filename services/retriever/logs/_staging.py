@@ -1,13 +1,27 @@
-"""What the logs agree on about batches that were staged and never published."""
+"""What the logs agree on about what was staged, and about publishing it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+from services.retriever.ports import Content
+from services.retriever.types import Collection
 from weft.errors import Reason, WeftError, error
 
 STAGED_LIFE_S: Final = 3_600.0  # after that, a batch that was never published is swept
 SWEEP_ROWS: Final = 200  # at most in one transaction
+
+
+def went_away(collection: Collection, contents: Sequence[Content]) -> WeftError:
+    """The error of documents whose collection was deleted under them."""
+    source = contents[0].document.source
+    what = f"{source!r}" if len(contents) == 1 else f"{source!r} and {len(contents) - 1} more"
+    return error(
+        Reason.COLLECTION_NOT_FOUND,
+        f"{collection.key.resource} was deleted while {what} went in; create it and try again",
+        collection=collection.key.resource,
+    )
 
 
 def swept() -> WeftError:

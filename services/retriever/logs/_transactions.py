@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from dataclasses import replace
 from typing import Any
 
 from services.retriever.logs import _tables as sql
-from services.retriever.logs._rows import document_row, to_collection, to_stored
+from services.retriever.logs._rows import document_row, to_collection, to_document, to_stored
 from services.retriever.logs._staging import SWEEP_ROWS, swept
-from services.retriever.ports import Changes, StoredDocument
+from services.retriever.ports import Changes, Content, StoredDocument
 from services.retriever.types import Collection, Document
 
 
@@ -67,6 +68,28 @@ def switch(db: sqlite3.Connection, old: Collection, new: Collection, now_s: floa
     sequence = log_row(db, new.key.tenant, new.id, "", now_s)
     db.execute(sql.RENAME, (old.key.name, old.created_s, sequence, new.id))
     return sequence
+
+
+def publish(db: sqlite3.Connection, collection: Collection, content: Content, last: list[tuple[Any, ...]]) -> Document:
+    """Give a document its content, the rows of its ``last`` chunks included; returns the record as it now stands."""
+    tenant, document = collection.key.tenant, content.document
+    row = db.execute(sql.DOCUMENT, (tenant, collection.id, document.name)).fetchone()
+    old = to_document(row) if row else None
+    if old is not None and old.same_content(document):
+        if content.batch is not None:
+            drop(db, content.batch)
+        return old
+    published = stage(db, collection, content.batch, last)
+    db.execute("UPDATE batches SET state = 'published' WHERE id = ?", (published,))
+    if row is not None:
+        drop(db, row["batch"])
+    now_s = time.time()
+    sequence = log_row(db, tenant, collection.id, document.name, now_s)
+    new = replace(document, updated_s=now_s, sequence=sequence)
+    put(db, collection, new, published)
+    gained = new.chunk_count - (old.chunk_count if old else 0)
+    db.execute(sql.COUNT, (sequence, 0 if old else 1, gained, collection.id))
+    return new
 
 
 def log_end(db: sqlite3.Connection) -> int:

@@ -33,10 +33,9 @@ from mesh.postgresql import lock_key
 from services.retriever.logs import _postgresql_tables as sql
 from services.retriever.logs import _staging
 from services.retriever.logs._rows import chunk_rows, document_row, to_collection, to_document, to_stored
-from services.retriever.logs._staging import SWEEP_ROWS, swept
-from services.retriever.ports import READ_CHUNKS, Changes, StoredDocument
+from services.retriever.logs._staging import SWEEP_ROWS, swept, went_away
+from services.retriever.ports import READ_CHUNKS, Changes, Content, StoredDocument
 from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors
-from weft.errors import Reason, error
 
 if TYPE_CHECKING:
     from mesh.postgresql import Connection, Database
@@ -147,6 +146,12 @@ class PostgresqlLog:
             row = await connection.fetchrow(sql.DOCUMENT, collection.key.tenant, collection.id, name)
         return to_document(row) if row else None
 
+    async def get_documents(self, collection: Collection, names: Sequence[str]) -> dict[str, Document]:
+        """The records of those of ``names`` that are there."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(sql.THESE_DOCUMENTS, collection.key.tenant, collection.id, names)
+        return {row["name"]: to_document(row) for row in rows}
+
     async def list_documents(self, collection: Collection, after: str, limit: int) -> list[Document]:
         """Records by name, from the first name past ``after``."""
         where = (collection.key.tenant, collection.id, after, limit)
@@ -213,38 +218,18 @@ class PostgresqlLog:
         async with self._database.transaction() as connection:
             return await _stage(connection, collection, batch, chunks, vectors)
 
-    async def publish(
-        self, collection: Collection, document: Document, batch: int | None, chunks: Sequence[Chunk], vectors: Vectors
-    ) -> Document:
-        """Make ``batch`` with these last ``chunks`` the document's content, in one step.
-
-        Returns the record as it now stands: ``document``'s own former one where that has the same content.
-        """
+    async def publish(self, collection: Collection, contents: Sequence[Content]) -> list[Document]:
+        """Give documents, each of another name, their content: all or none, in one step."""
         where = (collection.key.tenant, collection.id)
         async with self._database.transaction() as connection:
-            published = await _stage(connection, collection, batch, chunks, vectors)
+            batches = [await _stage(connection, collection, one.batch, one.last, one.vectors) for one in contents]
             await connection.execute(sql.LOCK, _LOCK)
             if await connection.fetchrow(sql.COLLECTION_BY_ID, *where) is None:
-                raise error(
-                    Reason.COLLECTION_NOT_FOUND,
-                    f"{collection.key.resource} was deleted while {document.source!r} went in; create it and try again",
-                    collection=collection.key.resource,
-                )
-            row = await connection.fetchrow(sql.DOCUMENT, *where, document.name)
-            old = to_document(row) if row else None
-            if old is not None and old.same_content(document):
-                await connection.execute(sql.DROP_BATCHES, [published])
-                return old
-            await connection.execute(sql.PUBLISH_BATCH, published)
-            if row is not None:
-                await connection.execute(sql.DROP_BATCHES, [row["batch"]])
-            now_s = time.time()
-            sequence = await connection.fetchval(sql.NEXT, *where, document.name, now_s)
-            new = replace(document, updated_s=now_s, sequence=sequence)
-            await connection.execute(sql.PUT_DOCUMENT, *where, *document_row(new, published))
-            gained = new.chunk_count - (old.chunk_count if old else 0)
-            await connection.execute(sql.COUNT, collection.id, sequence, 0 if old else 1, gained)
-        return new
+                raise went_away(collection, contents)
+            return [
+                await _publish(connection, collection, content.document, batch)
+                for content, batch in zip(contents, batches, strict=True)
+            ]
 
     async def discard(self, batch: int) -> None:
         """Drop a staged batch."""
@@ -290,6 +275,25 @@ async def _stage(
     if chunks:
         await connection.execute(sql.PUT_CHUNKS, tenant, batch, *zip(*chunk_rows(chunks, vectors), strict=True))
     return batch
+
+
+async def _publish(connection: Connection, collection: Collection, document: Document, batch: int) -> Document:
+    where = (collection.key.tenant, collection.id)
+    row = await connection.fetchrow(sql.DOCUMENT, *where, document.name)
+    old = to_document(row) if row else None
+    if old is not None and old.same_content(document):
+        await connection.execute(sql.DROP_BATCHES, [batch])
+        return old
+    await connection.execute(sql.PUBLISH_BATCH, batch)
+    if row is not None:
+        await connection.execute(sql.DROP_BATCHES, [row["batch"]])
+    now_s = time.time()
+    sequence = await connection.fetchval(sql.NEXT, *where, document.name, now_s)
+    new = replace(document, updated_s=now_s, sequence=sequence)
+    await connection.execute(sql.PUT_DOCUMENT, *where, *document_row(new, batch))
+    gained = new.chunk_count - (old.chunk_count if old else 0)
+    await connection.execute(sql.COUNT, collection.id, sequence, 0 if old else 1, gained)
+    return new
 
 
 async def _touched(connection: Connection, after: int, max_chunks: int) -> tuple[int, list[Any]]:

@@ -27,7 +27,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -38,7 +37,8 @@ from services.retriever.logs import _staging
 from services.retriever.logs import _tables as sql
 from services.retriever.logs import _transactions as transactions
 from services.retriever.logs._rows import chunk_rows, to_collection, to_document
-from services.retriever.ports import READ_CHUNKS, Changes, StoredDocument
+from services.retriever.logs._staging import went_away
+from services.retriever.ports import READ_CHUNKS, Changes, Content, StoredDocument
 from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors
 from weft.errors import Reason, WeftError, error
 
@@ -138,6 +138,15 @@ class SqliteLog:
 
         return await self._read(ask)
 
+    async def get_documents(self, collection: Collection, names: Sequence[str]) -> dict[str, Document]:
+        """The records of those of ``names`` that are there."""
+
+        def ask(db: sqlite3.Connection) -> dict[str, Document]:
+            rows = (db.execute(sql.DOCUMENT, (collection.key.tenant, collection.id, name)).fetchone() for name in names)
+            return {row["name"]: to_document(row) for row in rows if row is not None}
+
+        return await self._read(ask)
+
     async def list_documents(self, collection: Collection, after: str, limit: int) -> list[Document]:
         """Records by name, from the first name past ``after``."""
         where = (collection.key.tenant, collection.id, after, limit)
@@ -216,40 +225,17 @@ class SqliteLog:
         rows = chunk_rows(chunks, vectors)
         return await self._write(lambda db: transactions.stage(db, collection, batch, rows))
 
-    async def publish(
-        self, collection: Collection, document: Document, batch: int | None, chunks: Sequence[Chunk], vectors: Vectors
-    ) -> Document:
-        """Make ``batch`` with these last ``chunks`` the document's content, in one step.
+    async def publish(self, collection: Collection, contents: Sequence[Content]) -> list[Document]:
+        """Give documents, each of another name, their content: all or none, in one step."""
+        rows = [chunk_rows(content.last, content.vectors) for content in contents]
 
-        Returns the record as it now stands: ``document``'s own former one where that has the same content.
-        """
-        rows = chunk_rows(chunks, vectors)
-
-        def work(db: sqlite3.Connection) -> Document:
-            tenant = collection.key.tenant
-            if db.execute(sql.COLLECTION_BY_ID, (tenant, collection.id)).fetchone() is None:
-                raise error(
-                    Reason.COLLECTION_NOT_FOUND,
-                    f"{collection.key.resource} was deleted while {document.source!r} went in; create it and try again",
-                    collection=collection.key.resource,
-                )
-            row = db.execute(sql.DOCUMENT, (tenant, collection.id, document.name)).fetchone()
-            old = to_document(row) if row else None
-            if old is not None and old.same_content(document):
-                if batch is not None:
-                    transactions.drop(db, batch)
-                return old
-            published = transactions.stage(db, collection, batch, rows)
-            db.execute("UPDATE batches SET state = 'published' WHERE id = ?", (published,))
-            if row is not None:
-                transactions.drop(db, row["batch"])
-            now_s = time.time()
-            sequence = transactions.log_row(db, tenant, collection.id, document.name, now_s)
-            new = replace(document, updated_s=now_s, sequence=sequence)
-            transactions.put(db, collection, new, published)
-            gained = new.chunk_count - (old.chunk_count if old else 0)
-            db.execute(sql.COUNT, (sequence, 0 if old else 1, gained, collection.id))
-            return new
+        def work(db: sqlite3.Connection) -> list[Document]:
+            if db.execute(sql.COLLECTION_BY_ID, (collection.key.tenant, collection.id)).fetchone() is None:
+                raise went_away(collection, contents)
+            return [
+                transactions.publish(db, collection, content, last)
+                for content, last in zip(contents, rows, strict=True)
+            ]
 
         return await self._write(work)
 
