@@ -20,6 +20,7 @@ Greedy by default: the model's generation config says nothing else.
 
 from __future__ import annotations
 
+import random
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -128,6 +129,9 @@ def _phases(tokenizer: Any) -> dict[int, int]:
         and tokenizer.decode([token_id]).strip(" ").isprintable()
         and "\ufffd" not in tokenizer.decode([token_id])
     ]
+    # By chance this order leaves it open whether output of `{"answer"…` or `{"tool_calls"…` begins with the one or the
+    # other, so that models that may call tools do both.
+    random.Random(10).shuffle(words)
     found = {token_id: free[at % len(free)] for at, token_id in enumerate(words)}
     found |= {token_id: phase for phase, token_id in spelt.items()}
     found[tokenizer.eos_token_id] = ANSWER_TOKENS

@@ -15,13 +15,13 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, Final
 
 import psutil
 from tokenizers import Tokenizer
 
 from services.generator.types import ModelLoad, Sampling
+from services.generator.vllm.answering import Step
 from services.generator.vllm.mourner import Mourner
 from services.generator.vllm.options import Options
 from weft.errors import Reason, WeftError, error
@@ -46,18 +46,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # no
 from vllm.v1.metrics.loggers import StatLoggerBase  # noqa: E402
 
 LOOK_INTERVAL_S: Final = 0.1
-SHUTDOWN_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What the engine computed since the step before."""
-
-    token_ids: Sequence[int]
-    finish: str
-    """"stop", "length", or empty while it goes on."""
-    cached_tokens: int
-    """Of the prompt, taken from the KV cache."""
+SHUTDOWN_S: Final = 2.0
 
 
 class Engine:
@@ -172,6 +161,9 @@ class Engine:
     def close(self) -> None:
         """End its processes. Blocks for up to SHUTDOWN_S."""
         self._engine.shutdown(timeout=SHUTDOWN_S)
+        self._engine.shutdown = lambda: (
+            None
+        )  # its destructor calls it again, when the interpreter has forgotten the rest
         self._mourner.close()  # a worker whose parent was killed may not have heard of it
 
 

@@ -1,11 +1,7 @@
 """The model behind `vllm:`, see `services/generator/models/vllm.py`.
 
-    request -> prompt's ids (prompts.py) -> engine (engine.py) -> text (text.py) -> Prompt, Piece…, End
-    resume  -> its ids, prompt and answer together, as a new prompt; what they say is known, text goes on behind it
-    tools   -> calls.py
-
-The engine's life is watched. When it has died, whoever waits gets MODEL_UNAVAILABLE, and the process is told to give
-up: it ends with 1, and the mesh moves on.
+`answering.py` makes its answers, with the engine of `engine.py`. The engine's life is watched. When it has died, those
+who wait get MODEL_UNAVAILABLE, and the process is told to give up: it ends with 1, and the mesh moves on.
 """
 
 from __future__ import annotations
@@ -13,43 +9,30 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib
-import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from copy import deepcopy
 from dataclasses import replace
-from itertools import count
-from typing import TYPE_CHECKING, Final
-
-import jsonschema
-from jsonschema.exceptions import SchemaError
+from typing import TYPE_CHECKING
 
 from mesh.plugins import Url
-from mesh.validation import invalid, shorten
 from services.generator.ports import Surroundings
 from services.generator.types import (
     Capabilities,
-    End,
     Message,
     ModelEvent,
     ModelLoad,
-    Piece,
-    Prompt,
     Request,
     Role,
     Sampling,
 )
-from services.generator.vllm import calls
+from services.generator.vllm.answering import Answers
 from services.generator.vllm.options import Options
-from services.generator.vllm.prompts import Prompts, too_long
-from services.generator.vllm.text import Writing, unusable
+from services.generator.vllm.prompts import Prompts
 from weft.errors import Reason, error
-from weft.values import FinishReason, Usage
 
 if TYPE_CHECKING:
     from services.generator.vllm.engine import Engine
-
-MAX_SCHEMA_CHARS: Final = 16_384  # larger ones would slow down every answer of the same batch
 
 
 class Vllm:
@@ -57,9 +40,9 @@ class Vllm:
 
     def __init__(self, url: Url, options: Options, surroundings: Surroundings) -> None:
         self._url, self._options, self._surroundings = url, options, surroundings
-        self._ids = count(1)
         self._engine: Engine | None = None
         self._prompts: Prompts | None = None
+        self._answers: Answers | None = None
         self._watch: asyncio.Task[None] | None = None
         self.capabilities = Capabilities(
             backend="vllm",
@@ -81,6 +64,7 @@ class Vllm:
             problem = f"{self._url}: the engine doesn't start: {exc}. Its log says more"
             raise error(Reason.MODEL_UNAVAILABLE, problem, backend="vllm") from exc
         self._prompts = Prompts(deepcopy(engine.tokenizer), engine.context_tokens)
+        self._answers = Answers("vllm", self._running, self._prompts)
         self.capabilities = replace(self.capabilities, context_tokens=engine.context_tokens)
         self._watch = asyncio.create_task(self._watch_engine(engine))
         for schema in (None, {"type": "boolean"}):
@@ -106,77 +90,11 @@ class Vllm:
 
     async def generate(self, request: Request) -> AsyncGenerator[ModelEvent, None]:
         """Answer, or go on answering."""
-        _check_schemas(request)
-        if request.tools:
-            answer = calls.called(self._answer, request, f"call-{next(self._ids)}")
-        else:
-            answer = self._answer(request)
-        async with aclosing(answer) as events:
+        self._running()
+        assert self._answers is not None
+        async with aclosing(self._answers.generate(request)) as events:
             async for event in events:
                 yield event
-
-    async def _answer(self, request: Request) -> AsyncGenerator[ModelEvent, None]:
-        prompt = await self._prompt(request)
-        said = request.resume.output_token_ids if request.resume else ()
-        left = self._left(len(prompt), len(said), request.sampling.max_tokens)
-        engine = self._running()
-        writing = Writing(engine.decoder, prompt, request.sampling.stop, request.resume)
-        yield Prompt(prompt)
-        if writing.owed:
-            yield Piece(writing.owed)
-        finish, cached_tokens = "length" if left <= 0 else "", 0
-        if not (finish or writing.stopped):
-            steps = engine.generate(
-                f"weft-{next(self._ids)}",
-                prompt + said,
-                request.sampling,
-                max_tokens=left,
-                schema=request.json_schema,
-                priority=request.priority,
-            )
-            async with aclosing(steps):
-                async for step in steps:
-                    finish, cached_tokens = step.finish, step.cached_tokens
-                    if (piece := writing.take(step.token_ids, ended=finish == "stop")) is not None:
-                        yield piece
-                    if writing.stopped:
-                        break
-        if (piece := writing.rest()) is not None:
-            yield piece
-        reason = FinishReason.LENGTH if finish == "length" and not writing.stopped else FinishReason.STOP
-        yield End(reason, Usage(len(prompt) + len(said), writing.count, cached_tokens))
-
-    async def _prompt(self, request: Request) -> tuple[int, ...]:
-        """Return the prompt's ids: those given by a resumption, which must be some of this model's."""
-        resume = request.resume
-        if resume is None:
-            assert self._prompts is not None
-            return await self._prompts.token_ids(request.messages)
-        if request.json_schema is not None:
-            raise error(
-                Reason.RESUME_UNSUPPORTED,
-                "vllm: can't continue an answer that must fit a JSON Schema or may call tools: it would begin a "
-                "new one. Ask again without `resume`",
-                backend="vllm",
-            )
-        if not resume.prompt_token_ids:
-            raise unusable("resume.prompt_token_ids", "are empty")
-        most = self._running().vocabulary - 1
-        for field in ("prompt_token_ids", "output_token_ids"):
-            if (highest := max(getattr(resume, field), default=0)) > most:
-                raise unusable(f"resume.{field}", f"hold {highest}, but the model's ids go to {most}")
-        return resume.prompt_token_ids
-
-    def _left(self, prompt_tokens: int, said_tokens: int, max_tokens: int | None) -> int:
-        """Return how many tokens may still come.
-
-        Raises:
-            WeftError: CONTEXT_TOO_LONG where prompt and answer don't fit.
-        """
-        room = self._running().context_tokens - prompt_tokens
-        if room < (max_tokens or 1):
-            raise too_long(prompt_tokens, max_tokens, self.capabilities.context_tokens)
-        return (max_tokens or room) - said_tokens
 
     def _running(self) -> Engine:
         if self._engine is None or self._engine.dead:
@@ -193,28 +111,6 @@ def _make(options: Options) -> Engine:
     """Blocks for as long as importing vLLM and loading the model take."""
     engine: Engine = importlib.import_module("services.generator.vllm.engine").Engine(options)
     return engine
-
-
-def _check_schemas(request: Request) -> None:
-    """Refuse what is no JSON Schema, before anything is made of it.
-
-    Raises:
-        WeftError: INVALID_FIELD naming the field, and what is wrong where.
-    """
-    given = {f"tools[{index}].input_schema": tool.input_schema for index, tool in enumerate(request.tools)}
-    if request.json_schema is not None:
-        given["response_format.json_schema"] = request.json_schema
-    for field, schema in given.items():
-        chars = len(json.dumps(schema, ensure_ascii=False))
-        if chars > MAX_SCHEMA_CHARS:
-            raise invalid(
-                field, f"has {chars} characters as JSON; at most {MAX_SCHEMA_CHARS} are allowed", length=chars
-            )
-        try:
-            jsonschema.Draft202012Validator.check_schema(schema)
-        except SchemaError as exc:
-            where = "/".join(map(str, exc.absolute_path)) or "the top"
-            raise invalid(field, f"is no JSON Schema, at {where}: {shorten(exc.message, 200)}", at=where) from None
 
 
 def _version(options: Options) -> str:
