@@ -191,7 +191,8 @@ class _Patience:
         """Sleep before the next try; False at once where there is to be none."""
         now_s = asyncio.get_running_loop().time()
         self._give_up_s = min(self._give_up_s, now_s + PATIENCE_S, self.until_s)
-        pause_s = max(self._pause_s, err.retry_after_s or 0.0)
+        # What one replica says of its queue or its circuit breaker need not hold for the next one.
+        pause_s = min(max(self._pause_s, err.retry_after_s or 0.0), _LONGEST_PAUSE_S)
         if now_s + pause_s >= self._give_up_s:
             return False
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)

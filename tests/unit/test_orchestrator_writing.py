@@ -264,12 +264,13 @@ async def test_a_refusal_to_go_on_is_not_told_as_a_fault_of_the_request(store: S
     assert caught.value.reason == Reason.ANSWER_INTERRUPTED
 
 
-async def test_a_replica_that_is_too_busy_to_go_on_is_asked_again_when_it_said(store: Store) -> None:
+async def test_a_replica_that_is_too_busy_to_go_on_is_not_the_end(store: Store) -> None:
     began = GenerationStarted("m", "vllm", can_resume=True, prompt_token_ids=(1,))
     busy = error(Reason.OVERLOADED, "queue full", retry_after_s=0.3)
+    closed = error(Reason.MODEL_UNAVAILABLE, "circuit open", retry_after_s=60)  # here; another replica may do
     end = GenerationFinished(FinishReason.STOP, Usage(2, 1))
     model = ScriptedGenerator(
-        [began, GenerationDelta("It ", (1,)), DOWN], [busy], [began, GenerationDelta("is.", (2,)), end]
+        [began, GenerationDelta("It ", (1,)), DOWN], [busy], [closed], [began, GenerationDelta("is.", (2,)), end]
     )
     seen: dict[int, object] = {}
     began_s = asyncio.get_running_loop().time()
