@@ -35,8 +35,8 @@ from services.generator.openai import bodies, options
 from services.generator.openai.answer import Reading
 from services.generator.openai.continuing import Continuing
 from services.generator.openai.options import Options
-from services.generator.openai.patience import Patience
 from services.generator.openai.upstream import Upstream
+from services.generator.patience import Patience
 from services.generator.ports import ALONE, Surroundings
 from services.generator.types import Capabilities, ModelEvent, ModelLoad, Piece, Request
 from weft.errors import WeftError

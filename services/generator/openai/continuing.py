@@ -25,9 +25,9 @@ from pydantic import BaseModel, ValidationError
 from services.generator.openai import bodies
 from services.generator.openai.answer import Reading
 from services.generator.openai.options import Options
-from services.generator.openai.patience import Patience
 from services.generator.openai.stops import Stops
 from services.generator.openai.upstream import Upstream
+from services.generator.patience import Patience
 from services.generator.types import End, ModelEvent, Piece, Prompt, Request, Resume
 from weft.errors import Reason, WeftError, error
 from weft.values import FinishReason, Usage

@@ -1,42 +1,22 @@
-"""What an `openai://` URL says, and how long its server may take."""
+"""What an `openai://` URL says."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
 from mesh.plugins import Url
+from services.generator import patience
+from services.generator.patience import Timeouts
 from weft.errors import Reason, WeftError, error
 
-_LOCAL: Final = ("localhost", "127.0.0.1", "::1")
-_MAX_TIMEOUT_S: Final = 3_600.0
-_TIMEOUTS: Final = {
-    "connect_timeout_s": 2.0,
-    "first_token_timeout_s": 20.0,
-    "token_timeout_s": 20.0,
-    "timeout_s": 300.0,
-}
 _CHOICES: Final = {
     "resume": ("token_ids",),
     "limit": ("max_tokens", "max_completion_tokens"),
     "tls": ("no",),
 }
-_PARAMETERS: Final = ("model", *_CHOICES, *_TIMEOUTS)
+_PARAMETERS: Final = ("model", *_CHOICES, *patience.PARAMETERS)
 _SHAPE: Final = "openai://host[:port]/v1?model=NAME"
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long a server may take, in seconds."""
-
-    connect_s: float
-    first_token_s: float
-    """From the question to the first token, tries that failed included."""
-    token_s: float
-    """From one token to the next."""
-    total_s: float
-    """For the whole answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +56,7 @@ def read(url: Url) -> Options:
         value = url.query.get(name)
         if value is not None and value not in allowed:
             raise _invalid(url, f"{name} is {value[:40]!r}; allowed is {' or '.join(allowed)}")
-    plain = url.host in _LOCAL or url.query.get("tls") == "no"
+    plain = patience.plain(url)
     host = f"[{url.host}]" if ":" in url.host else url.host
     return Options(
         url=str(url),
@@ -86,21 +66,8 @@ def read(url: Url) -> Options:
         path=url.path.rstrip("/"),
         by_token_ids="resume" in url.query,
         limit_field=url.query.get("limit", "max_tokens"),
-        timeouts=Timeouts(*(_seconds(url, name, default) for name, default in _TIMEOUTS.items())),
+        timeouts=patience.timeouts(url),
     )
-
-
-def _seconds(url: Url, name: str, default: float) -> float:
-    raw = url.query.get(name)
-    if raw is None:
-        return default
-    try:
-        value = float(raw)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= _MAX_TIMEOUT_S:
-        raise _invalid(url, f"{name} is {raw[:20]!r}; allowed are seconds above 0, to {_MAX_TIMEOUT_S:.0f}")
-    return value
 
 
 def _invalid(url: Url, problem: str) -> WeftError:

@@ -24,9 +24,9 @@ import tenacity
 
 from services.generator.openai import refusals
 from services.generator.openai.options import Options
-from services.generator.openai.patience import Patience
 from services.generator.openai.refusals import Refusal
 from services.generator.openai.sse import EventParser, TooLarge
+from services.generator.patience import Patience
 from weft.errors import Reason, WeftError, error
 
 TRIES: Final = 3

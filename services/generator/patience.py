@@ -7,12 +7,66 @@ the operator's is MODEL_UNAVAILABLE, after which another model may answer.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
 
 from mesh import deadline
-from services.generator.openai.options import Timeouts
+from mesh.plugins import Url
 from weft.errors import Reason, WeftError, error
+
+MAX_TIMEOUT_S: Final = 3_600.0
+PARAMETERS: Final = {
+    "connect_timeout_s": 2.0,
+    "first_token_timeout_s": 20.0,
+    "token_timeout_s": 20.0,
+    "timeout_s": 300.0,
+}
+"""Of an upstream's URL, and what holds without them."""
+_LOCAL: Final = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a server may take, in seconds."""
+
+    connect_s: float
+    first_token_s: float
+    """From the question to the first token, tries that failed included."""
+    token_s: float
+    """From one token to the next."""
+    total_s: float
+    """For the whole answer."""
+
+
+def timeouts(url: Url) -> Timeouts:
+    """Read the timeouts of a URL.
+
+    Raises:
+        WeftError: INVALID_FIELD.
+    """
+    return Timeouts(*(_seconds(url, name, default) for name, default in PARAMETERS.items()))
+
+
+def plain(url: Url) -> bool:
+    """Whether an upstream is called without TLS: those on this machine, and others where the URL says so."""
+    return url.host in _LOCAL or url.query.get("tls") == "no"
+
+
+def _seconds(url: Url, name: str, default: float) -> float:
+    raw = url.query.get(name)
+    if raw is None:
+        return default
+    try:
+        value = float(raw)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= MAX_TIMEOUT_S:
+        message = f"{url}: {name} is {raw[:20]!r}; allowed are seconds above 0, to {MAX_TIMEOUT_S:.0f}"
+        raise error(Reason.INVALID_FIELD, message, url=url)
+    return value
 
 
 class Patience:
