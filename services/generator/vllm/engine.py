@@ -161,9 +161,7 @@ class Engine:
     def close(self) -> None:
         """End its processes. Blocks for up to SHUTDOWN_S."""
         self._engine.shutdown(timeout=SHUTDOWN_S)
-        self._engine.shutdown = lambda: (
-            None
-        )  # its destructor calls it again, when the interpreter has forgotten the rest
+        self._engine.shutdown = lambda: None  # its destructor calls it again, when there is no interpreter left
         self._mourner.close()  # a worker whose parent was killed may not have heard of it
 
 
