@@ -42,10 +42,20 @@ class Step:
 class Engine(Protocol):
     """What answers are made with."""
 
-    context_tokens: int
-    vocabulary: int
-    decoder: Any
-    """A `tokenizers.Tokenizer`."""
+    @property
+    def context_tokens(self) -> int:
+        """Of prompt and answer together."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        ...
+
+    @property
+    def decoder(self) -> Any:
+        """A `tokenizers.Tokenizer`."""
+        ...
 
     def generate(
         self,

@@ -1,0 +1,1 @@
+"""Stubs of protos/weft/vllm, made by `make gen`."""

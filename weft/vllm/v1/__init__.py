@@ -1,0 +1,1 @@
+"""Stubs of protos/weft/vllm/v1, made by `make gen`."""
