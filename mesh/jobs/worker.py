@@ -234,6 +234,7 @@ class Worker:
         lease, seen = running.lease, 0
         interval_s = lease.duration_s / 3
         due_s = running.safe_until_s - 2 * interval_s
+        await asyncio.sleep(min(_LISTEN_S, interval_s / 3))  # what was claimed just now needs no looking after
         while True:
             seen = await self._jobs.changed(seen, 0.0)
             try:

@@ -79,7 +79,7 @@ def item(number: int, source: str = "", **fields: object) -> Item:
 
 
 async def begin(intake: Intake, job: str = J, sender: str = SENDER) -> None:
-    await intake.begin(T, job, "c", sender)
+    await intake.put(T, job, sender, [], begins="c")
 
 
 async def put(intake: Intake, *items: Item, job: str = J) -> list[bool]:
@@ -156,17 +156,17 @@ async def test_the_same_upload_again_is_recognised_and_another_is_refused(stores
     intake = stores[0].intake
     await begin(intake)
     await put(intake, item(1), item(2))
-    await intake.complete(T, J, SENDER, 2, durable=False)
+    await intake.put(T, J, SENDER, [], total=2, durable=False)
     await settle(intake, item(1))
     await begin(stores[1].intake, sender="again")
     assert await put(stores[1].intake, item(1), item(2)) == [False, True]
-    await intake.complete(T, J, "again", 2, durable=True)
+    await intake.put(T, J, "again", [], total=2, durable=True)
     for other in (item(1, "other.txt"), item(2, size_bytes=1), item(2, metadata={"a": 1}), item(3)):
         with pytest.raises(WeftError) as caught:
             await put(intake, other)
         assert caught.value.reason == "REQUEST_ID_REUSED"
     with pytest.raises(WeftError) as caught:
-        await intake.complete(T, J, "again", 1, durable=False)
+        await intake.put(T, J, "again", [], total=1, durable=False)
     assert caught.value.reason == "REQUEST_ID_REUSED"
 
 
@@ -187,7 +187,7 @@ async def test_a_receipt_says_how_far_the_upload_is(stores: tuple[Store, Store])
     signed = await other.receipt(T, J)
     assert signed is not None
     assert signed.silent_s < silent.silent_s
-    await one.complete(T, J, SENDER, 2, durable=False)
+    await one.put(T, J, SENDER, [], total=2, durable=False)
     done = await other.receipt(T, J)
     assert done is not None
     assert (done.complete, done.broken) == (True, False)
@@ -210,7 +210,7 @@ async def test_only_the_present_sender_can_break_an_upload_off_and_only_before_i
     assert await broken()
     await begin(intake, sender="third")
     assert not await broken()
-    await intake.complete(T, J, "third", 0, durable=False)
+    await intake.put(T, J, "third", [], total=0, durable=False)
     await intake.break_off(T, J, "third")
     assert not await broken()
 
@@ -234,7 +234,7 @@ async def test_an_older_version_is_superseded_once_a_later_one_is_in(stores: tup
     later = "b" * 32
     await begin(one)
     await begin(one, later)
-    await one.begin("stranger", later, "c", SENDER)
+    await one.put("stranger", later, SENDER, [], begins="c")
     await put(one, item(1, "doc.txt"))
     await put(one, item(1, "doc.txt"), job=later)
     await one.put("stranger", later, SENDER, [item(1, "doc.txt")])
@@ -264,7 +264,7 @@ async def test_letting_go_forgets_what_waited_and_keeps_what_was_settled(stores:
     for job in (J, "b" * 32):
         await begin(one, job)
         await put(one, item(1), item(2), job=job)
-        await one.complete(T, job, SENDER, 2, durable=False)
+        await one.put(T, job, SENDER, [], total=2, durable=False)
     await settle(one, item(1))
     places = await other.held(0, 10)
     assert [place.job for place in places] == [J, "b" * 32]
@@ -280,7 +280,7 @@ async def test_letting_go_forgets_what_waited_and_keeps_what_was_settled(stores:
     await one.let_go(T, J)
     await begin(other)  # sent again: what was lost goes in
     assert await put(other, item(1), item(2)) == [False, True]
-    await other.complete(T, J, SENDER, 2, durable=False)
+    await other.put(T, J, SENDER, [], total=2, durable=False)
     assert [place.job for place in await other.held(0, 10)] == [J, "b" * 32]
 
 

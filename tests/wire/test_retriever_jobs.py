@@ -177,6 +177,8 @@ async def test_senders_that_pause_keep_nobody_from_ingesting(tmp_path: Path) -> 
 
     async def pausing(source: str) -> AsyncIterator[pb.IngestDocumentsRequest]:
         yield start()
+        yield header(f"before {source}")
+        yield pb.IngestDocumentsRequest(data=b"whole")
         yield header(source)
         yield pb.IngestDocumentsRequest(data=b"first half, ")
         await go_on.wait()
@@ -192,7 +194,7 @@ async def test_senders_that_pause_keep_nobody_from_ingesting(tmp_path: Path) -> 
         await until(retriever, lambda jobs: [job.state for job in jobs] == [running] * 4)
         assert (await retriever.ingest({"quick.txt": "text"})).finished.documents == 1  # once one of them is parked
         go_on.set()
-        assert await asyncio.gather(*waiting) == [1, 1, 1, 1]
+        assert await asyncio.gather(*waiting) == [2, 2, 2, 2]
 
 
 async def test_a_full_queue_is_refused_and_says_when_to_come_again(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@
 What becomes whole while the store is at work is stored next, all at once: small documents cost little each, and one
 by itself doesn't wait for others.
 
-The job is asked for with the first document and keyed by the caller's request_id. So the same request again,
-whole or after its stream broke, finds the same job: documents are compared number by number with those that
-came before, what is new goes in, and the outcomes are told from the first on. REQUEST_ID_REUSED is the answer
-to other documents under an old request_id; the documents of a job that ended are remembered for a day.
+The job is asked for with the first document that is whole, or too large to wait for in memory, and keyed by the
+caller's request_id. So the same request again, whole or after its stream broke, finds the same job: documents are
+compared number by number with those that came before, what is new goes in, and the outcomes are told from the first
+on. REQUEST_ID_REUSED is the answer to other documents under an old request_id; the documents of a job that ended are
+remembered for a day.
 
 With ``detach`` the upload is all that is waited for; it then survives a power cut, too. Without, a caller that
 goes away after the last document changes nothing: the job goes on. One that goes away before leaves a job
@@ -127,39 +128,33 @@ class _Upload:
         self._storing: asyncio.Task[None] | None = None
         self._count = 0
         self._since_look_bytes = 0
+        self._listed = False
+        self._ended = False
         self._complete = False
+        self._tasks: asyncio.TaskGroup
+        self._signing: asyncio.Task[None] | None = None
         self._last_put_s = time.monotonic()
 
     async def receive(self, parts: AsyncIterator[Part], tasks: asyncio.TaskGroup) -> None:
         """Take all documents in. What else belongs to it, reporting included, runs in ``tasks``."""
-        signing: asyncio.Task[None] | None = None
+        self._tasks = tasks
         try:
             async for part in parts:
                 if isinstance(part, Incoming):
-                    await self._shut(tasks)
-                    if self._job is None:
-                        await self._begin()
-                        signing = tasks.create_task(self._sign())
-                        if not self._detach:
-                            tasks.create_task(self._follow())
+                    await self._shut()
                     await self._next(part)
                 elif self._open is not None:
                     await self._add(self._open, part)
-            await self._shut(tasks)
-            if self._storing is not None:
-                await self._storing
-            job = self._job or await self._begin()
-            await self._intake.complete(self._tenant, job.id, self._sender, self._count, durable=self._detach)
-            self._complete = True
-            if time.monotonic() - self._last_put_s > IDLE_S / 2:
-                await self._jobs.hurry(self._tenant, job.id)
+            self._ended = True
+            await self._shut()
+            await self._stored()
         except BaseException:
-            if self._job is not None:
+            if self._job is not None and self._listed:
                 await self._house.say_goodbye(self._tenant, self._job.id, self._sender)
             raise
         finally:
-            if signing is not None:
-                signing.cancel()
+            if self._signing is not None:
+                self._signing.cancel()
             for document in (*self._shelf, *((self._open,) if self._open else ())):
                 await document.drop()
 
@@ -175,19 +170,32 @@ class _Upload:
                 return _checked(job)
             await self._jobs.retry(self._tenant, job_id)  # on an earlier sender, just when we began
 
-    async def _begin(self) -> Job:
-        key = self._collection.key
-        wanted = Submission(
-            self._tenant, ingesting.KIND, self._request_id, ingesting.payload(key), traceparent=traceparent()
-        )
+    async def _submit(self) -> Job:
+        payload = ingesting.payload(self._collection.key)
+        wanted = Submission(self._tenant, ingesting.KIND, self._request_id, payload, traceparent=traceparent())
         job = await self._jobs.submit(wanted)
         if job.state is JobState.CANCELLED:
             raise _cancelled(job)
-        self._job = job
-        await self._intake.begin(self._tenant, job.id, key.name, self._sender)
-        if job.state is JobState.FAILED:
-            await self._jobs.retry(self._tenant, job.id)
         return job
+
+    async def _list(self, items: Sequence[Item], total: int | None = None) -> list[bool]:
+        """List documents, or with none of them only that the upload begins; which of them wait to be worked on."""
+        if self._job is None:
+            self._job = await self._submit()
+        job, first = self._job, not self._listed
+        begins = self._collection.key.name if first else ""
+        durable = self._detach and total is not None
+        waiting = await self._intake.put(
+            self._tenant, job.id, self._sender, items, begins=begins, total=total, durable=durable
+        )
+        if first:
+            self._listed = True
+            self._signing = self._tasks.create_task(self._sign())
+            if not self._detach:
+                self._tasks.create_task(self._follow())
+            if job.state is JobState.FAILED:
+                await self._jobs.retry(self._tenant, job.id)
+        return waiting
 
     async def _next(self, header: Incoming) -> None:
         self._count += 1
@@ -209,6 +217,8 @@ class _Upload:
                 document.data += part
                 if len(document.data) <= SMALL_BYTES:
                     return
+                if self._storing is None:
+                    await self._list([])  # the sender can be waited for from now on
                 part, document.writer = bytes(document.data), self._blobs.writer()
                 document.data.clear()
             await document.writer.write(part)
@@ -216,31 +226,36 @@ class _Upload:
             document.refused = part
             await document.drop()
 
-    async def _shut(self, tasks: asyncio.TaskGroup) -> None:
+    async def _shut(self) -> None:
         """The open document is whole: have it stored, with those that are whole by the time the store is free."""
-        document = self._open
-        if document is None:
+        if self._open is None:
             return
+        self._shelf.append(self._open)
         self._open = None
-        self._shelf.append(document)
         if self._storing is None or self._storing.done():
-            self._storing = tasks.create_task(self._store())
+            self._storing = self._tasks.create_task(self._store())
         if len(self._shelf) >= _SHELF:
             await self._storing
 
+    async def _stored(self) -> None:
+        """Wait until all is stored, and that it is all."""
+        if self._storing is None or self._storing.done():
+            self._storing = self._tasks.create_task(self._store())
+        await self._storing
+
     async def _store(self) -> None:
-        while self._shelf:
-            documents, self._shelf = self._shelf, []
+        while self._shelf or (self._ended and not self._complete):
+            documents, self._shelf, last = self._shelf, [], self._ended
             try:
-                await self._put(documents)
+                await self._put(documents, last)
             finally:
                 for document in documents:
                     await document.drop()
+            self._complete = last
 
-    async def _put(self, documents: Sequence[_Open]) -> None:
-        """Keep documents, and list them."""
-        job = self._job
-        assert job is not None
+    async def _put(self, documents: Sequence[_Open], last: bool) -> None:
+        """Keep documents, and list them. With ``last``, no more come."""
+        job = self._job = self._job or await self._submit()
         taken = [document for document in documents if document.refused is None]
         small = {document.number: bytes(document.data) for document in taken if document.writer is None}
         keys = await self._blobs.put(self._tenant, job.id, small, durable=self._detach) if small else {}
@@ -250,7 +265,7 @@ class _Upload:
                 keys[number] = await document.writer.keep(self._tenant, job.id, number, durable=self._detach)
         items = [_item(document, keys.get(document.number)) for document in documents]
         # Where that is refused the bytes stay, until the job has ended: they may be those of an earlier upload.
-        wanted = await self._intake.put(self._tenant, job.id, self._sender, items)
+        wanted = await self._list(items, self._count if last else None)
         done = [
             keys[item.number] for item, waits in zip(items, wanted, strict=True) if not waits and item.number in keys
         ]

@@ -123,27 +123,30 @@ class Intake(Protocol):
     doesn't count. A worker's writes name its fence (``mesh.jobs``) and are refused below the highest seen.
     """
 
-    async def begin(self, tenant: str, job: str, collection: str, sender: str) -> Receipt:
-        """An upload begins, or begins again from its first document."""
-
-    async def put(self, tenant: str, job: str, sender: str, items: Sequence[Item]) -> list[bool]:
+    async def put(
+        self,
+        tenant: str,
+        job: str,
+        sender: str,
+        items: Sequence[Item],
+        *,
+        begins: str = "",
+        total: int | None = None,
+        durable: bool = False,
+    ) -> list[bool]:
         """Add documents, all or none, their numbers without gaps; returns of each whether it waits for its bytes to be
         worked on (False: it was settled before).
 
+        The first call names the collection, and the upload ``begins``, or begins again from its first document. The
+        last one says how many there are in ``total``, and where it is ``durable``, all of it survives a power cut.
+
         Raises:
             WeftError: REQUEST_ID_REUSED when a number came with another content before, or the upload was complete
-                without it.
+                without it, or with another ``total``.
         """
 
     async def sign(self, tenant: str, job: str, sender: str) -> None:
         """The sender is still there."""
-
-    async def complete(self, tenant: str, job: str, sender: str, count: int, *, durable: bool) -> None:
-        """All ``count`` documents are here. ``durable``: that survives a power cut.
-
-        Raises:
-            WeftError: REQUEST_ID_REUSED when the upload was complete before with another count.
-        """
 
     async def break_off(self, tenant: str, job: str, sender: str) -> None:
         """The sender is gone and the rest won't come."""

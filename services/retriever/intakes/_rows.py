@@ -32,6 +32,17 @@ def reused(job: str, what: str) -> WeftError:
     )
 
 
+def check_total(job: str, upload: Row, received: int, total: int) -> None:
+    """Refuse another ``total`` than an earlier one, or fewer than were ``received``.
+
+    Raises:
+        WeftError: REQUEST_ID_REUSED.
+    """
+    before = upload["total"] if upload["total"] is not None else max(total, upload["count"], received)
+    if before != total:
+        raise reused(job, f"it had {before} documents then, and has {total} now")
+
+
 def fenced(job: str, fence: int, highest: int) -> Fenced:
     """For a worker that somebody else has taken over from."""
     return Fenced(f"jobs/{job}: fence {fence} came after {highest}")

@@ -18,7 +18,16 @@ from mesh.plugins import Url
 from mesh.postgresql import Bell, Database
 from services.retriever.ingest.uploads import Held, Item, Receipt
 from services.retriever.intakes import _postgresql_tables as sql
-from services.retriever.intakes._rows import content, error_bytes, fate, fenced, reused, to_item, to_receipt
+from services.retriever.intakes._rows import (
+    check_total,
+    content,
+    error_bytes,
+    fate,
+    fenced,
+    reused,
+    to_item,
+    to_receipt,
+)
 from services.retriever.types import document_name
 
 if TYPE_CHECKING:
@@ -37,49 +46,34 @@ class PostgresqlIntake:
 
     # -- for senders ----------------------------------------------------------------------------------
 
-    async def begin(self, tenant: str, job: str, collection: str, sender: str) -> Receipt:
-        """An upload begins, or begins again from its first document."""
-        async with self._database.transaction() as connection:
-            row: Any = await connection.fetchrow(sql.BEGIN, tenant, job, collection, sender)
-            await self._bell.ring(connection)
-        return to_receipt(row, row["now_s"])
-
-    async def put(self, tenant: str, job: str, sender: str, items: Sequence[Item]) -> list[bool]:
+    async def put(
+        self,
+        tenant: str,
+        job: str,
+        sender: str,
+        items: Sequence[Item],
+        *,
+        begins: str = "",
+        total: int | None = None,
+        durable: bool = False,
+    ) -> list[bool]:
         """Add documents, all or none; returns of each whether it waits for its bytes to be worked on."""
         async with self._database.transaction() as connection:
-            upload: Any = await connection.fetchrow(sql.HOLD, tenant, job)
-            await connection.execute(sql.RECEIVED, tenant, job, items[-1].number)
+            if begins:
+                upload: Any = await connection.fetchrow(sql.BEGIN, tenant, job, begins, sender)
+            else:
+                upload = await connection.fetchrow(sql.HOLD, tenant, job)
             await self._bell.ring(connection)
-            rows = await connection.fetch(sql.ITEMS, tenant, job, items[0].number - 1, len(items))
-            there = {row["number"]: row for row in rows}
-            wanted, new = [], []
-            for item in items:
-                row = there.get(item.number)
-                if row is not None and content(to_item(row)) != content(item):
-                    raise reused(job, f"document {item.number} is {item.source[:80]!r} with another content now")
-                wanted.append(item.outcome is None if row is None else row["outcome"] is None)
-                if row is not None:
-                    continue
-                if upload["total"] is not None and item.number > upload["total"]:
-                    raise reused(job, f"it had {upload['total']} documents then, and has more now")
-                new.append(_row(tenant, job, upload["collection"], item))
-            await connection.executemany(sql.PUT, new)
-        return wanted
+            waiting = await _add(connection, tenant, job, upload, items) if items else []
+            if total is not None:
+                check_total(job, upload, items[-1].number if items else 0, total)
+                await connection.execute(sql.COMPLETE, tenant, job, total)
+        return waiting
 
     async def sign(self, tenant: str, job: str, sender: str) -> None:
         """The sender is still there."""
         async with self._database.connection() as connection:
             await connection.execute(sql.SIGN, tenant, job, sender)
-
-    async def complete(self, tenant: str, job: str, sender: str, count: int, *, durable: bool) -> None:
-        """All ``count`` documents are here."""
-        async with self._database.transaction() as connection:
-            upload: Any = await connection.fetchrow(sql.HOLD, tenant, job)
-            before = upload["total"] if upload["total"] is not None else max(count, upload["count"])
-            if before != count:
-                raise reused(job, f"it had {before} documents then, and has {count} now")
-            await connection.execute(sql.COMPLETE, tenant, job, count)
-            await self._bell.ring(connection)
 
     async def break_off(self, tenant: str, job: str, sender: str) -> None:
         """The sender is gone and the rest won't come."""
@@ -161,6 +155,25 @@ class PostgresqlIntake:
 async def open(url: Url) -> PostgresqlIntake:
     """Open the list in the database of ``url``; its tables are made if they aren't there."""
     return PostgresqlIntake(await postgresql.open(url, sql.SCHEMA, max_connections=_CONNECTIONS))
+
+
+async def _add(connection: Connection, tenant: str, job: str, upload: Any, items: Sequence[Item]) -> list[bool]:
+    """List documents; returns of each whether it waits."""
+    await connection.execute(sql.RECEIVED, tenant, job, items[-1].number)
+    rows = await connection.fetch(sql.ITEMS, tenant, job, items[0].number - 1, len(items))
+    there = {row["number"]: row for row in rows}
+    waiting, new = [], []
+    for item in items:
+        row = there.get(item.number)
+        waiting.append(item.outcome is None if row is None else row["outcome"] is None)
+        if row is None:
+            if upload["total"] is not None and item.number > upload["total"]:
+                raise reused(job, f"it had {upload['total']} documents then, and has more now")
+            new.append(_row(tenant, job, upload["collection"], item))
+        elif content(to_item(row)) != content(item):
+            raise reused(job, f"document {item.number} is {item.source[:80]!r} with another content now")
+    await connection.executemany(sql.PUT, new)
+    return waiting
 
 
 def _row(tenant: str, job: str, collection: str, item: Item) -> tuple[object, ...]:

@@ -22,7 +22,16 @@ from mesh.plugins import Url
 from mesh.settings import directory_of
 from services.retriever.ingest.uploads import Held, Item, Receipt
 from services.retriever.intakes import _tables as sql
-from services.retriever.intakes._rows import content, error_bytes, fate, fenced, reused, to_item, to_receipt
+from services.retriever.intakes._rows import (
+    check_total,
+    content,
+    error_bytes,
+    fate,
+    fenced,
+    reused,
+    to_item,
+    to_receipt,
+)
 from services.retriever.types import document_name
 
 _SWEEP_UPLOADS: Final = 20
@@ -36,17 +45,17 @@ class SqliteIntake:
 
     # -- for senders ----------------------------------------------------------------------------------
 
-    async def begin(self, tenant: str, job: str, collection: str, sender: str) -> Receipt:
-        """An upload begins, or begins again from its first document."""
-
-        def work(db: sqlite3.Connection) -> Receipt:
-            now_s = self._now_s()
-            db.execute(sql.BEGIN, (tenant, job, collection, sender, now_s))
-            return to_receipt(db.execute(sql.UPLOAD, (tenant, job)).fetchone(), now_s)
-
-        return await self._db.write(work)
-
-    async def put(self, tenant: str, job: str, sender: str, items: Sequence[Item]) -> list[bool]:
+    async def put(
+        self,
+        tenant: str,
+        job: str,
+        sender: str,
+        items: Sequence[Item],
+        *,
+        begins: str = "",
+        total: int | None = None,
+        durable: bool = False,
+    ) -> list[bool]:
         """Add documents, all or none; returns of each whether it waits for its bytes to be worked on."""
 
         def one(db: sqlite3.Connection, upload: sqlite3.Row, item: Item) -> bool:
@@ -70,27 +79,23 @@ class SqliteIntake:
             return outcome is None
 
         def work(db: sqlite3.Connection) -> list[bool]:
+            now_s = self._now_s()
+            if begins:
+                db.execute(sql.BEGIN, (tenant, job, begins, sender, now_s))
             upload = db.execute(sql.UPLOAD, (tenant, job)).fetchone()
-            db.execute(sql.RECEIVED, (self._now_s(), items[-1].number, tenant, job))
-            return [one(db, upload, item) for item in items]
+            if items:
+                db.execute(sql.RECEIVED, (now_s, items[-1].number, tenant, job))
+            waiting = [one(db, upload, item) for item in items]
+            if total is not None:
+                check_total(job, upload, items[-1].number if items else 0, total)
+                db.execute(sql.COMPLETE, (total, tenant, job))
+            return waiting
 
-        return await self._db.write(work)
+        return await self._db.write(work, durable=durable)
 
     async def sign(self, tenant: str, job: str, sender: str) -> None:
         """The sender is still there."""
         await self._db.write(lambda db: db.execute(sql.SIGN, (self._now_s(), tenant, job, sender)))
-
-    async def complete(self, tenant: str, job: str, sender: str, count: int, *, durable: bool) -> None:
-        """All ``count`` documents are here."""
-
-        def work(db: sqlite3.Connection) -> None:
-            upload = db.execute(sql.UPLOAD, (tenant, job)).fetchone()
-            before = upload["total"] if upload["total"] is not None else max(count, upload["count"])
-            if before != count:
-                raise reused(job, f"it had {before} documents then, and has {count} now")
-            db.execute(sql.COMPLETE, (count, tenant, job))
-
-        await self._db.write(work, durable=durable)
 
     async def break_off(self, tenant: str, job: str, sender: str) -> None:
         """The sender is gone and the rest won't come."""
