@@ -8,6 +8,7 @@ and a `server`, of its own.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -17,6 +18,7 @@ import pytest
 from mesh.plugins import Url
 from tests.support.generator import Answer, ask, house
 from tests.support.openai_server import OpenAiServer, openai_server
+from tests.support.vllm_grpc_server import VllmGrpcServer, vllm_grpc_server
 from weft.common.v1 import passage_pb2
 from weft.errors import Reason, WeftError, from_rpc_error
 from weft.generator.v1 import generator_pb2 as pb
@@ -26,7 +28,7 @@ PASSAGE = passage_pb2.Passage(
     text="The café “Zum Löwen” 🦁 opens at nine each day and closes when its last guest — 最后一位客人 — has left.",
     title="Guide",
 )
-Models: TypeAlias = Mapping[str, str | Callable[[OpenAiServer], str]]
+Models: TypeAlias = Mapping[str, str | Callable[[Any], str]]  # the parameter is the fixture of a server
 QUESTION = "When does the café open each day, and when does it close?"
 
 
@@ -41,6 +43,7 @@ RESUMABLE: Models = {
     "scripted-chat": f"{SAID}&chat=true",
     "scripted-slow": "scripted:?tokens=12&first_delay_ms=20&delay_ms=4",
     "openai-by-ids": behind_openai(SAID, "&resume=token_ids"),
+    "vllm+grpc": lambda grpc_server: grpc_server.url(),
 }
 NOT_RESUMABLE: Models = {
     "extractive": "extractive:",
@@ -52,6 +55,7 @@ MODELS: Models = {**RESUMABLE, **NOT_RESUMABLE}
 FAILING: Models = {  # the same backends, made to fail before their first token; extractive: can't be
     "scripted": "scripted:?fail_after=0",
     "openai": behind_openai("scripted:?fail_after=0"),
+    "vllm+grpc": "vllm+grpc://127.0.0.1:1",
 }
 
 
@@ -70,11 +74,21 @@ def server() -> Iterator[OpenAiServer]:
         yield served
 
 
+@pytest.fixture(scope="module")
+def grpc_server() -> Iterator[VllmGrpcServer]:
+    with vllm_grpc_server(Url.parse(SAID).query["text"]) as served:
+        yield served
+
+
 @pytest.fixture
-def url(request: pytest.FixtureRequest, server: OpenAiServer) -> str:
-    """Of a model."""
+def url(request: pytest.FixtureRequest) -> str:
+    """Of a model; its server is started when the first one needs it."""
     given = request.param
-    return given if isinstance(given, str) else given(server)
+    if isinstance(given, str):
+        return given
+    (wanted,) = inspect.signature(given).parameters
+    made: str = given(request.getfixturevalue(wanted))
+    return made
 
 
 resumable = once = failing = url  # of one that can go on, one that can't, one that fails
