@@ -148,8 +148,8 @@ class VllmGrpcServer:
 
 
 @contextmanager
-def vllm_grpc_server(text: str) -> Iterator[VllmGrpcServer]:
-    """Serve on a free port, in a thread with a loop of its own."""
+def vllm_grpc_server(text: str, port: int = 0) -> Iterator[VllmGrpcServer]:
+    """Serve on a port, a free one if it is 0, in a thread with a loop of its own."""
     served = VllmGrpcServer(text)
     ready: Future[int] = Future()
     done = threading.Event()
@@ -157,7 +157,7 @@ def vllm_grpc_server(text: str) -> Iterator[VllmGrpcServer]:
     async def serve() -> None:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         server.add_generic_rpc_handlers((served.handler(),))
-        ready.set_result(server.add_insecure_port("127.0.0.1:0"))
+        ready.set_result(server.add_insecure_port(f"127.0.0.1:{port}"))
         await server.start()
         await asyncio.to_thread(done.wait)
         await server.stop(0)
