@@ -214,6 +214,38 @@ async def test_what_is_staged_is_seen_by_nobody_until_it_is_published(logs: tupl
     assert list(stored.chunks) == pieces
 
 
+async def test_documents_are_published_together_each_with_a_sequence_of_its_own(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    made = await collection(one)
+    there = await put(one, made, "there.txt", "as it was")
+    texts = {"a.txt": "first", "there.txt": "as it was", "b.txt": LONG}
+    contents = []
+    for source, text in texts.items():
+        pieces = cut(text)
+        contents.append(Content(record(source, text, pieces), pieces, np.ones((len(pieces), DIMENSION), np.float32)))
+    records = await one.publish(made, contents)
+    assert [there.source for there in records] == [*texts]
+    assert [there.sequence for there in records] == [there.sequence + 1, there.sequence, there.sequence + 2]
+    names = [content.document.name for content in contents]
+    known = await other.get_documents(made, [*names, "nobody"])
+    assert known == dict(zip(names, records, strict=True))
+    now = await other.get_collection(KEY)
+    assert now is not None
+    assert (now.document_count, now.chunk_count) == (3, sum(len(content.last) for content in contents))
+
+
+async def test_of_documents_that_are_published_together_all_go_in_or_none(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    made = await collection(one)
+    pieces = cut("text")
+    vectors = np.ones((len(pieces), DIMENSION), np.float32)
+    good = Content(record("good.txt", "text", pieces), pieces, vectors)
+    with pytest.raises(WeftError):  # of a batch that was swept
+        await one.publish(made, [good, Content(record("bad.txt", "text", pieces), pieces, vectors, batch=999)])
+    assert await other.list_documents(made, "", 10) == []
+    assert (await other.read(0)).sequence == made.sequence
+
+
 async def test_deleting_a_document_is_one_change_and_leaves_nothing_to_find(logs: tuple[Log, Log]) -> None:
     one, other = logs
     made = await collection(one)

@@ -114,6 +114,40 @@ async def test_a_blob_is_its_job_s_and_its_number_s_own(stores: tuple[Store, Sto
     await blobs.remove_job(T, J)
 
 
+async def test_small_blobs_come_and_go_together(stores: tuple[Store, Store]) -> None:
+    one, other = stores[0].blobs, stores[1].blobs
+    data = {1: b"one", 2: b"", 5: b"x" * 60_000}
+    keys = await one.put(T, J, data, durable=False)
+    assert keys == {n: BlobKey(T, J, n, hashlib.sha256(content).hexdigest()) for n, content in data.items()}
+    assert await one.put(T, J, data, durable=True) == keys
+    assert await other.get([*keys.values()]) == [*data.values()]
+    assert await content(other, keys[5]) == data[5]
+    wrong = keys[1]._replace(sha256="0" * 64)
+    found = await other.get([keys[2], wrong, keys[5]])
+    assert [found[0], found[2]] == [data[2], data[5]]
+    assert isinstance(found[1], WeftError)
+    assert found[1].reason == "STORE_CORRUPT"
+    await other.remove([keys[1], wrong, keys[2]])
+    assert await refused(one, keys[1]) == await refused(one, keys[2]) == "STORE_CORRUPT"
+    assert await one.get([keys[5]]) == [data[5]]
+
+
+async def test_documents_are_listed_together_or_not_at_all(stores: tuple[Store, Store]) -> None:
+    one, other = stores[0].intake, stores[1].intake
+    assert await one.put(T, J, SENDER, [item(1), item(2)], begins="c", total=2, durable=True) == [True, True]
+    receipt = await other.receipt(T, J)
+    assert receipt is not None
+    assert (receipt.count, receipt.complete) == (2, True)
+    with pytest.raises(WeftError) as caught:
+        await one.put(T, J, SENDER, [item(2), item(3)])
+    assert caught.value.reason == "REQUEST_ID_REUSED"
+    with pytest.raises(WeftError):
+        await one.put(T, J, SENDER, [item(1)], total=1)
+    assert [there.number for there in await other.items(T, J, 0, 9)] == [1, 2]
+    await other.settle(T, J, 1, [item(n, outcome=Outcome.INDEXED, sequence=n) for n in (1, 2)])
+    assert [there.sequence for there in await one.items(T, J, 0, 9)] == [1, 2]
+
+
 async def test_bytes_that_are_not_those_of_the_hash_are_refused(stores: tuple[Store, Store]) -> None:
     blobs = stores[0].blobs
     key = await keep(blobs, b"right")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import grpc
 import pytest
 
+from services.retriever.logs.sqlite import SqliteLog
+from services.retriever.ports import Content
+from services.retriever.types import Collection, Document
 from tests.support.retriever_server import epoch_of, failure, header, parts, served, start
+from weft.errors import Reason, error
 from weft.retriever.v1 import retriever_pb2 as pb
 
 INDEXED, UNCHANGED, FAILED = pb.INGEST_OUTCOME_INDEXED, pb.INGEST_OUTCOME_UNCHANGED, pb.INGEST_OUTCOME_FAILED
@@ -128,6 +132,34 @@ async def test_the_same_source_twice_in_a_stream_ends_as_the_last_one(tmp_path: 
         response = await retriever.search(" ".join(f"version{n}" for n in range(12)), min_epoch=epoch_of(outcome))
         assert [hit.passage.text for hit in response.hits] == ["version11"]
         assert [p.outcome for p in outcome.progress] == [INDEXED] * 12
+
+
+async def test_many_small_documents_end_in_their_order_whatever_becomes_of_each(tmp_path: Path) -> None:
+    documents: dict[str, bytes | str] = {f"{n}.txt": f"text number {n}" for n in range(60)}
+    documents |= {"20.txt": b"\x00\x01", "30.txt": "long " * 30_000, "59.txt": "\n"}
+    async with served(tmp_path) as retriever:
+        outcome = await retriever.ingest(documents)
+        assert [p.source for p in outcome.progress] == [*documents]
+        failed = {p.source: p.error.reason for p in outcome.progress if p.outcome == FAILED}
+        assert failed == {"20.txt": "DOCUMENT_UNREADABLE", "59.txt": "DOCUMENT_EMPTY"}
+        assert [p.documents_done for p in outcome.progress] == [*range(1, 61)]
+        assert await retriever.sources("number 58", min_epoch=outcome.finished.epoch, top_k=1) == ["58.txt"]
+
+
+async def test_one_document_that_the_log_refuses_does_not_take_its_group_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = SqliteLog.publish
+
+    async def refusing(self: SqliteLog, collection: Collection, contents: Sequence[Content]) -> list[Document]:
+        if any(content.document.source == "bad.txt" for content in contents):
+            raise error(Reason.DOCUMENT_UNREADABLE, "this store can't hold it")
+        return await publish(self, collection, contents)
+
+    monkeypatch.setattr(SqliteLog, "publish", refusing)
+    async with served(tmp_path) as retriever:
+        outcome = await retriever.ingest({"a.txt": "one", "b.txt": "two", "bad.txt": "three", "c.txt": "four"})
+        assert [p.outcome for p in outcome.progress] == [INDEXED, INDEXED, FAILED, INDEXED]
 
 
 async def test_a_document_of_many_chunks_goes_in_whole(tmp_path: Path) -> None:
