@@ -240,8 +240,12 @@ async def test_a_generator_that_dies_in_the_middle_is_not_noticed(tmp_path: Path
             messages.append(message)
             if message.HasField("text_delta"):
                 h.peer.pieces = ["It ", "is woven."]
+        (generation,) = [span for span in h.spans.get_finished_spans() if span.name == "turn.generation"]
     assert text_of(messages) == messages[-1].finished.text == "It is woven."
     assert not messages[-1].finished.degraded
+    assert [(event.name, dict(event.attributes)) for event in generation.events] == [
+        ("resume", {"emitted_chars": len("It is "), "cause": "DEPENDENCY_UNAVAILABLE"})
+    ]
 
 
 @pytest.mark.parametrize(
