@@ -1,4 +1,4 @@
-"""vLLM's own OpenAI server as a process: started, watched, killed, started again on the same port."""
+"""vLLM's own servers as a process, of OpenAI's API or of gRPC: started, watched, killed, started on the same port."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from pathlib import Path
 
 START_S = 240.0
 STOP_S = 20.0
-_MODULE = "vllm.entrypoints.openai.api_server"
+_OPENAI = "vllm.entrypoints.openai.api_server"
+_GRPC = "vllm.entrypoints.launchers.grpc_server"
 
 
 class VllmServer:
     """Serves a directory's model under the name `tiny`, in float32, greedily where nothing else is asked for."""
 
-    def __init__(self, model: Path, environment: dict[str, str], log: Path) -> None:
-        self.model, self.environment, self.log = model, environment, log
+    def __init__(self, model: Path, environment: dict[str, str], log: Path, *, grpc: bool = False) -> None:
+        self.model, self.environment, self.log, self.grpc = model, environment, log, grpc
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -29,13 +30,17 @@ class VllmServer:
 
     def url(self, more: str = "", model: str = "tiny") -> str:
         """Its model's URL."""
+        if self.grpc:
+            return f"vllm+grpc://127.0.0.1:{self.port}"
         return f"openai://127.0.0.1:{self.port}/v1?model={model}{more}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = [sys.executable, "-m", _MODULE, "--model", str(self.model), "--served-model-name", "tiny"]
+        module = _GRPC if self.grpc else _OPENAI
+        command = [sys.executable, "-m", module, "--model", str(self.model), "--served-model-name", "tiny"]
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32", "--enforce-eager"]
-        command += ["--override-generation-config", '{"temperature": 0}', "--enable-prompt-tokens-details"]
+        command += ["--override-generation-config", '{"temperature": 0}']
+        command += [] if self.grpc else ["--enable-prompt-tokens-details"]
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(
                 command, env=self.environment, stdout=out, stderr=out, start_new_session=True
@@ -50,7 +55,10 @@ class VllmServer:
         give_up_s = time.monotonic() + START_S
         while time.monotonic() < give_up_s and process.poll() is None:
             with contextlib.suppress(OSError):
-                self._get("/health")
+                if self.grpc:  # it listens once its engine is there
+                    socket.create_connection(("127.0.0.1", self.port), 5).close()
+                else:
+                    self._get("/health")
                 return
             time.sleep(0.2)
         said = self.log.read_text(errors="replace")[-3_000:]
