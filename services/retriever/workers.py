@@ -6,8 +6,9 @@ A call whose caller went away is dropped while it still waits; once it runs it r
 
 A pool may stand ``behind`` another, as ingest stands behind searching. Its threads then have a lower priority
 (Linux), and its work, between two steps of some ten milliseconds, asks ``give_way`` and is held back while the
-others fill what is left of the processors. Not for ever: a step goes through every ``MAX_HELD_S``, or searches
-without a pause would keep documents out for good.
+others fill what is left of the processors. Not for ever, or searches without a pause would keep documents out for
+good: a step goes through every ``MAX_HELD_S``, and where searches even wait for a thread, since the processors are
+busy with other things, too, every ``MAX_HELD_QUEUED_S``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from weft.errors import Reason, error
 P = ParamSpec("P")
 T = TypeVar("T")
 MAX_HELD_S: Final = 0.05
+MAX_HELD_QUEUED_S: Final = 0.25
 _LOOK_S: Final = 0.002
 _RETRY_AFTER_S: Final = 0.2
 _NICENESS: Final = 5  # a third of the weight: lower, and one that has the interpreter's lock would keep others waiting
@@ -36,7 +38,7 @@ class Workers:
     """A bounded pool of threads. Close it with ``close``."""
 
     def __init__(self, name: str, threads: int, max_waiting: int, *, behind: Workers | None = None) -> None:
-        self._name, self._limit = name, threads + max_waiting
+        self._name, self._threads, self._limit = name, threads, threads + max_waiting
         self._behind = behind
         self._spare = max(1, (os.cpu_count() or 1) - threads)  # processors that this pool leaves
         self._pending = 0
@@ -71,16 +73,24 @@ class Workers:
         before = self._behind
         if before is None:
             return
-        until_s = time.monotonic() + MAX_HELD_S
+        began_s = time.monotonic()
         # Looked at now and then rather than signalled: a lock would be one more thing that a thread of low
         # priority can be stopped with in its hands.
-        while before.pending >= self._spare and time.monotonic() < until_s:
+        while before.pending >= self._spare:
+            most_s = MAX_HELD_QUEUED_S if before.queued else MAX_HELD_S
+            if time.monotonic() - began_s >= most_s:
+                break
             time.sleep(_LOOK_S)
 
     @property
     def pending(self) -> int:
         """Calls that run or wait for a thread."""
         return self._pending
+
+    @property
+    def queued(self) -> bool:
+        """Whether calls wait for a thread."""
+        return self._pending > self._threads
 
     def close(self) -> None:
         """Drop what waits and let go of the threads when what runs is done."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from services.retriever import workers as module
-from services.retriever.workers import MAX_HELD_S, Workers
+from services.retriever.workers import MAX_HELD_QUEUED_S, MAX_HELD_S, Workers
 from weft.errors import Reason, WeftError
 
 
@@ -57,16 +57,19 @@ async def test_work_behind_searches_waits_for_them_and_goes_on_when_they_are_don
     await asyncio.wait_for(asyncio.gather(search, step), 10)
 
 
-async def test_searches_without_a_pause_do_not_keep_documents_out(before: Workers, behind: Workers) -> None:
+@pytest.mark.parametrize(("searches", "held_s"), [(1, MAX_HELD_S), (3, MAX_HELD_QUEUED_S)], ids=["run", "queue"])
+async def test_searches_without_a_pause_do_not_keep_documents_out(
+    before: Workers, behind: Workers, searches: int, held_s: float
+) -> None:
     let = threading.Event()
-    search = asyncio.create_task(before.run(let.wait, 30))
+    calls = [asyncio.create_task(before.run(let.wait, 30)) for _ in range(searches)]
     await asyncio.sleep(0)
     began_s = time.monotonic()
     await asyncio.wait_for(behind.run(behind.give_way), 10)
-    assert time.monotonic() - began_s >= MAX_HELD_S
-    assert not search.done()
+    assert time.monotonic() - began_s >= held_s
+    assert not any(call.done() for call in calls)
     let.set()
-    await search
+    await asyncio.gather(*calls)
 
 
 async def test_nothing_is_held_back_where_processors_are_left(before: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
