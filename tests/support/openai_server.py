@@ -201,11 +201,12 @@ def _refused(err: WeftError) -> Response:
 
 
 @contextmanager
-def openai_server() -> Iterator[OpenAiServer]:
-    """Serve on a free port, in a thread with a loop of its own."""
+def openai_server(port: int = 0) -> Iterator[OpenAiServer]:
+    """Serve on a port, a free one if it is 0, in a thread with a loop of its own."""
     served = OpenAiServer()
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
         listener.listen(128)
         served.port = listener.getsockname()[1]
         server = uvicorn.Server(uvicorn.Config(served.app, log_level="critical", lifespan="off", loop="asyncio"))

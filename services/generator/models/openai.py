@@ -27,6 +27,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -40,6 +41,9 @@ from services.generator.patience import Patience
 from services.generator.ports import ALONE, Surroundings
 from services.generator.types import Capabilities, ModelEvent, ModelLoad, Piece, Request
 from weft.errors import WeftError
+
+START_TIMEOUT_S: Final = 5.0
+"""How long a start waits for a server."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +71,7 @@ class OpenAi:
 
     async def start(self) -> None:
         """Ask the server for its models, to warn of a wrong name and to learn the context's length."""
-        patience = self._upstream.patience()
+        patience = Patience(self._upstream.name, replace(self._options.timeouts, first_token_s=START_TIMEOUT_S))
         try:
             raw = await self._upstream.ask("GET", f"{self._options.path}/models", patience)
             listed = bodies.ModelList.model_validate_json(raw).data
