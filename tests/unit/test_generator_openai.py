@@ -279,7 +279,7 @@ async def test_a_call_that_the_limit_cut_is_none() -> None:
 # -- events and stop strings -----------------------------------------------------------------------------
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\r\n"), max_size=20), max_size=6), st.data())
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20), max_size=6), st.data())
 def test_events_are_the_same_wherever_the_bytes_are_cut(texts: list[str], data: st.DataObject) -> None:
     end = data.draw(st.sampled_from(["\n", "\r\n", "\r"]))
     stream = "".join(f": note{end}event: x{end}data: {text}{end}data:{text}{end}{end}" for text in texts).encode()
