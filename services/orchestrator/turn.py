@@ -206,7 +206,8 @@ class TurnRun:
                 call.call_id, call.tool, None, "", Failure.of(err), duration_s=time.monotonic() - started_s
             )
         self._results[call.call_id] = result
-        await self._outbox.put(result)
+        self._outbox.gather(result)
+        await self._outbox.leave()  # at once: until it is stored, the next owner would run the tool again
 
     def _today(self) -> datetime.date:
         return self._request.today or datetime.datetime.now(datetime.UTC).date()
