@@ -9,7 +9,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from mesh.plugins import Url
 from services.generator.models import openai
@@ -279,6 +279,7 @@ async def test_a_call_that_the_limit_cut_is_none() -> None:
 # -- events and stop strings -----------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20), max_size=6), st.data())
 def test_events_are_the_same_wherever_the_bytes_are_cut(texts: list[str], data: st.DataObject) -> None:
     end = data.draw(st.sampled_from(["\n", "\r\n", "\r"]))
@@ -305,6 +306,7 @@ def test_comments_are_let_go_however_many() -> None:
     assert feed(EventParser(), b":" + b"x" * 65_536 + b"\r", 4 * MAX_EVENT_BYTES) == []
 
 
+@settings(deadline=None)
 @given(st.text("abc", max_size=30), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3), st.data())
 def test_a_text_ends_before_its_first_stop_string_wherever_it_is_cut(
     text: str, stops: list[str], data: st.DataObject
