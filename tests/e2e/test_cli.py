@@ -342,8 +342,8 @@ def test_ctrl_c_while_a_detached_mesh_comes_up_leaves_nothing_behind(tmp_path: P
     with subprocess.Popen(
         [sys.executable, "-m", "weft_cli.main", *arguments], env=clean_environ(), cwd=ROOT
     ) as process:
-        (background,) = eventually(lambda: psutil.Process(process.pid).children(), within_s=10, what="a child")
-        eventually(lambda: background.children(), within_s=20, what="the control plane")
+        (background,) = eventually(lambda: psutil.Process(process.pid).children(), within_s=40, what="a child")
+        eventually(lambda: background.children(), within_s=40, what="the control plane")
         everyone = background.children(recursive=True)
         process.send_signal(signal.SIGINT)
         assert process.wait(40) == 130
