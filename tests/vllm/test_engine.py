@@ -15,7 +15,9 @@ import pytest
 import pytest_asyncio
 from google.protobuf import json_format
 
+from mesh.plugins import Url, load
 from services.generator.ports import Model
+from services.generator.settings import MODELS
 from services.generator.types import End, Message, ModelEvent, Piece, Prompt, Request, Resume, Role, Sampling, ToolOffer
 from tests.support.generator import STARTED, ask, house
 from tests.support.tiny_llama import ANSWER_TOKENS, CONTEXT_TOKENS, SPELT, SPELT_AT
@@ -316,6 +318,39 @@ async def test_load_is_what_the_scheduler_has_running_and_waiting(model: Model) 
     assert 0 < load.kv_cache <= 1
     await asyncio.gather(*tasks)
     assert (model.load().running, model.load().waiting) == (0, 0)
+
+
+# -- what can't be started -----------------------------------------------------------------------------------------
+
+
+async def test_an_engine_that_does_not_start_says_why(vllm_url: str) -> None:
+    raw = f"{vllm_url}&max_model_len={CONTEXT_TOKENS + 1}"
+    broken = load(MODELS, Url.parse(raw)).open(Url.parse(raw))
+    with pytest.raises(WeftError, match=rf"the engine doesn't start: (?s:.*){CONTEXT_TOKENS + 1}") as caught:
+        await broken.start()
+    assert caught.value.reason == Reason.MODEL_UNAVAILABLE
+    await broken.close()
+
+
+URLS = {
+    "vllm://host/model": "three slashes",
+    "vllm:///": "three slashes",
+    "vllm:///there/is/nothing": "no /there/is/nothing/config.json",
+    "{}&gpu=1": "'gpu' is no parameter; there are: dtype",
+    "{}&max_model_len=0": "max_model_len is '0'; allowed is 2 to",
+    "{}&max_model_len=²": "max_model_len is '²'",
+    "{}&gpu_memory=nan": "gpu_memory is 'nan'; allowed is above 0, to 1",
+    "{}&gpu_memory=1.5": "gpu_memory is '1.5'",
+}
+
+
+@pytest.mark.parametrize(("raw", "told"), URLS.items())
+async def test_a_url_that_cannot_be_meant_is_refused(vllm_url: str, raw: str, told: str) -> None:
+    url = Url.parse(raw.format(vllm_url))
+    with pytest.raises(WeftError) as caught:
+        load(MODELS, url).open(url)
+    assert caught.value.reason == Reason.INVALID_FIELD
+    assert told in caught.value.message
 
 
 # -- bad input, as callers send it ----------------------------------------------------------------------------------
