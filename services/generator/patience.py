@@ -89,6 +89,10 @@ class Patience:
         self.begun = True
         self._next_end_s = self._loop.time() + self._timeouts.token_s
 
+    def ending(self, seconds: float) -> None:
+        """All that counts is there; what follows gets so long."""
+        self._next_end_s = min(self._next_end_s, self._loop.time() + seconds)
+
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
         """Wait for what comes next, as long as there is patience.

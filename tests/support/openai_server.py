@@ -41,6 +41,7 @@ class OpenAiServer:
         port: where it listens.
         bodies: of the requests so far, by path.
         keys: their authorization headers.
+        connections: from which they came.
         running: answers that are being streamed.
     """
 
@@ -48,6 +49,7 @@ class OpenAiServer:
         self.port = 0
         self.bodies: list[tuple[str, dict[str, Any]]] = []
         self.keys: list[str | None] = []
+        self.connections: set[object] = set()
         self.running = 0
         self._prompts: set[tuple[int, ...]] = set()
         self.app = Starlette(
@@ -68,6 +70,7 @@ class OpenAiServer:
         body: dict[str, Any] = await request.json()
         self.bodies.append((request.url.path, body))
         self.keys.append(request.headers.get("authorization"))
+        self.connections.add(request.client)
         return body
 
     async def _models(self, request: HttpRequest) -> Response:

@@ -269,8 +269,19 @@ async def test_one_cut_before_it_is_tried_again(cut: bytes) -> None:
     assert (events[:2], len(server.heads)) == (TEXT, 2)
 
 
-async def test_an_answer_is_whole_once_its_reason_is_told_whatever_comes_of_the_rest() -> None:
-    _, events = await answer(raw(STREAM, said("Nine ", finish="stop")))
+@pytest.mark.parametrize(
+    "says",
+    [
+        raw(STREAM, said("Nine ", finish="stop")),
+        raw(STREAM, said("Nine ", finish="stop"), DONE, 60.0),
+        raw(CHUNKED, chunk(said("Nine ", finish="stop"))),
+        raw(STREAM, said("Nine ", finish="stop"), b"data: garbage\n\n"),
+        raw(STREAM, said("Nine ", finish="stop"), 60.0),
+    ],
+    ids=["closed", "done and open", "cut", "garbage", "open"],
+)
+async def test_an_answer_is_whole_once_its_reason_is_told_whatever_comes_of_the_rest(says: Says) -> None:
+    _, events = await asyncio.wait_for(answer(says), 15)
     assert [type(event).__name__ for event in events] == ["Piece", "End"]
 
 

@@ -30,6 +30,14 @@ async def test_a_key_is_sent_to_its_server(server: OpenAiServer) -> None:
     assert server.keys == ["Bearer sk-secret"]
 
 
+@pytest.mark.parametrize("more", ["", "&resume=token_ids"])
+async def test_answers_one_after_the_other_share_a_connection(server: OpenAiServer, more: str) -> None:
+    async with replica({"m": server.url(MODEL, more)}) as r:
+        for _ in range(5):
+            await r.ask(WANTED)
+    assert len(server.connections) == 1
+
+
 async def who_answers(r: Replica) -> str:
     return str((await r.ask(WANTED)).started.model)
 

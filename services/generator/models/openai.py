@@ -113,11 +113,9 @@ class OpenAi:
     async def _chat(self, request: Request, patience: Patience) -> AsyncGenerator[ModelEvent, None]:
         reading = Reading(self._upstream, request)
         body = bodies.chat(request, self._options.model, self._options.limit_field)
-        async with aclosing(self._upstream.stream(f"{self._options.path}/chat/completions", body, patience)) as events:
-            async for data in events:
-                part = reading.take(data)
-                if reading.begun:
-                    patience.heard()
+        path = f"{self._options.path}/chat/completions"
+        async with aclosing(reading.parts(path, body, patience)) as parts:
+            async for part in parts:
                 if part.text:
                     yield Piece(part.text)
         yield reading.end()

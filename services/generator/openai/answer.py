@@ -1,7 +1,10 @@
 """Folds the chunks of one stream into an answer: text as it comes; at its end the tool calls, the usage and why.
 
-    Reading.take(data)   -> the pieces of one event
+    Reading.parts(…)     -> the pieces of the answer, one for each event
     Reading.end()        -> the End, where the server said why the answer ended; without that it was cut off
+
+Once it is said why, the answer is whole. The usage comes behind that: it is waited for `USAGE_S`, and whatever goes
+wrong with the connection then is no failure.
 
 A call's arguments come in pieces, told apart by their index; some servers leave it out and start a new call with
 a new id. Thoughts (`reasoning`) are not part of an answer and are passed over, but they are a sign of life. Usage is
@@ -11,20 +14,23 @@ the server's count; where it gives none, it is estimated.
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from services.generator.openai.bodies import CallPart, Choice, Chunk, UsageTold
-from services.generator.openai.upstream import Upstream
+from services.generator.openai.upstream import DONE, Upstream
+from services.generator.patience import Patience
 from services.generator.text import tokens
 from services.generator.types import End, Request, ToolCall
 from weft.errors import Reason, WeftError, error
 from weft.values import FinishReason, Usage
 
 MAX_TOOL_CALLS: Final = 128
-DONE: Final = b"[DONE]"
+USAGE_S: Final = 2.0
 _LENGTH: Final = frozenset({"length", "max_tokens"})
 _BROKEN: Final = frozenset({"abort", "aborted", "error", "cancelled"})
 _FILTERED: Final = "content_filter"
@@ -60,14 +66,33 @@ class Reading:
         self.begun = False
         """Whether anything of the answer came."""
 
+    async def parts(self, path: str, body: Mapping[str, Any], patience: Patience) -> AsyncGenerator[Part, None]:
+        """Ask, and yield what each event adds.
+
+        Raises:
+            WeftError: as `Upstream.stream` and `take`.
+        """
+        try:
+            async with aclosing(self._upstream.stream(path, body, patience)) as events:
+                async for data in events:
+                    if data == DONE:
+                        continue
+                    part = self.take(data)
+                    if self.begun:
+                        patience.heard()
+                    if self.finish:
+                        patience.ending(USAGE_S)
+                    yield part
+        except WeftError as err:
+            if not self.finish or err.reason != Reason.MODEL_UNAVAILABLE:
+                raise
+
     def take(self, data: bytes) -> Part:
         """Read one event.
 
         Raises:
             WeftError: MODEL_UNAVAILABLE for what is no event of the API, and what the server's own error says.
         """
-        if data == DONE:
-            return Part("")
         try:
             chunk = Chunk.model_validate_json(data)
         except ValidationError as exc:

@@ -93,11 +93,9 @@ class Continuing:
         body = bodies.completion(self._request, self._options.model, token_ids, max_tokens)
         waiting: tuple[int, ...] = ()  # ids that have no text yet
         given = 0
-        async with aclosing(self._upstream.stream(f"{self._options.path}/completions", body, self._patience)) as events:
-            async for data in events:
-                part = reading.take(data)
-                if reading.begun:
-                    self._patience.heard()
+        path = f"{self._options.path}/completions"
+        async with aclosing(reading.parts(path, body, self._patience)) as parts:
+            async for part in parts:
                 ids = part.token_ids[:-1] if _ends_the_answer(reading) else part.token_ids
                 given += len(part.token_ids)
                 known, fresh = self._passed_over(known, ids)

@@ -14,9 +14,10 @@ is: a compressed one is refused, since what it grows to isn't known.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 import httpx
@@ -34,11 +35,13 @@ FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 1.0
 MAX_CONNECTIONS: Final = 512
 MAX_ANSWER_BYTES: Final = 64 << 20
+DONE: Final = b"[DONE]"  # an event of its own behind the last one
 MAX_JSON_BYTES: Final = 16 << 20
 _MAX_REFUSAL_BYTES: Final = 64 << 10
 _KEPT_CONNECTIONS: Final = 64
 _KEPT_S: Final = 30.0
 _POOL_S: Final = 5.0
+_DRAIN_S: Final = 0.2
 _EVENT_STREAM: Final = "text/event-stream"
 _JSON: Final = "application/json"
 
@@ -125,6 +128,9 @@ class Upstream:
             async with aclosing(events):
                 while True:
                     yield event
+                    if event == DONE:
+                        await self._drain(events)
+                        return
                     try:
                         async with patience.waiting():
                             event = await anext(events)
@@ -134,6 +140,13 @@ class Upstream:
                         raise exc.err from exc
         finally:
             await response.aclose()
+
+    async def _drain(self, events: AsyncGenerator[bytes, None]) -> None:
+        """Read what is left behind an answer's end, mostly nothing, so that the connection can be used again."""
+        with suppress(TimeoutError, WeftError, _PassingError):
+            async with asyncio.timeout(_DRAIN_S):
+                async for _ in events:
+                    pass
 
     async def _tried(self, once: Any) -> Any:
         retrying = tenacity.AsyncRetrying(
