@@ -160,6 +160,8 @@ class Engine:
 
     def close(self) -> None:
         """End its processes. Blocks for up to SHUTDOWN_S."""
+        if (handler := self._engine.output_handler) is not None:  # or it reports the end as a failure
+            handler.get_loop().call_soon_threadsafe(handler.cancel)
         self._engine.shutdown(timeout=SHUTDOWN_S)
         self._engine.shutdown = lambda: None  # its destructor calls it again, when there is no interpreter left
         self._mourner.close()  # a worker whose parent was killed may not have heard of it
