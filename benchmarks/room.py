@@ -4,9 +4,10 @@
 
 Two generators whose model says a token a second, and a caller who opens a short stream over the mesh every 20 ms.
 Then one of the two is loaded by hand, with long streams opened at its own address, past the balancer: what the
-caller sees of them is the load report alone, since none of them ends. It shifts with the first half second (25
-streams) in which at most a fifth go to the loaded one; how the split is afterwards is counted from there. Then the
-load goes, and the other is loaded.
+caller sees of them is the load report alone, since none of them ends. It has shifted with the first 25 streams in a
+row of which at most a fifth go to the loaded one; the time counts from the first of the long streams to the last of
+those 25, and how the split is afterwards from the first of them. Then the caller opens one long stream a second and
+keeps them, so that for seconds no call ends anywhere. Then all load goes, and the other is loaded.
 
 A report takes up to a second, and so does the balancer's next look at it; the loaded replica keeps the one in
 twenty that gRPC gives to each. Exits with 1 where the median shift takes over 5 s, or over a fifth stays.
@@ -36,6 +37,7 @@ SHIFTED: Final = 0.2  # of a window to the loaded one, at most
 SHIFT_BOUND_S: Final = 5.0
 CALM_S: Final = 4.0
 OBSERVED_S: Final = 10.0
+KEPT: Final = 9  # one more, all of them left at once, and a replica would pass for failing
 console = Console()
 
 Opened = list[tuple[float, str]]
@@ -58,15 +60,18 @@ def one_round(streams: Streams, name: str, address: str, count: int) -> dict[str
     before = streams.open(round(CALM_S / EVERY_S), every_s=EVERY_S)
     with ThreadPoolExecutor(1) as caller:
         calling = caller.submit(streams.open, round(OBSERVED_S / EVERY_S), every_s=EVERY_S)
+        begin_s = time.time()
         with loaded_by_hand(address, count):
-            begin_s = time.time()  # all of them are under way
             opened = [(at_s, model) for at_s, model in calling.result() if at_s >= begin_s]
+            kept = streams.open(KEPT, every_s=1.0, keep=True)
+            streams.leave()
     first = shifted_at(opened, name)
     return {
         "loaded": name,
         "before": share(before[len(before) // 2 :], name),
         "after": share(opened[first:], name),
-        "shift_s": opened[first][0] - begin_s if first < len(opened) else float("inf"),
+        "long": share(kept, name),
+        "shift_s": opened[first + WINDOW - 1][0] - begin_s if first < len(opened) else float("inf"),
         "streams_per_s": len(opened) / (opened[-1][0] - opened[0][0]),
     }
 
@@ -91,16 +96,11 @@ def measured(times: int, count: int) -> list[dict[str, Any]]:
 
 def report(rows: list[dict[str, Any]], count: int) -> int:
     table = Table(title=f"one of two generators loaded with {count} long streams", title_justify="left")
-    for column in ("loaded", "its share before", "after", "shift s", "streams/s"):
+    for column in ("loaded", "its share before", "after", "of long ones", "shift s", "streams/s"):
         table.add_column(column, justify="right")
     for row in rows:
-        figures = (
-            f"{row['before']:.2f}",
-            f"{row['after']:.2f}",
-            f"{row['shift_s']:.1f}",
-            f"{row['streams_per_s']:.0f}",
-        )
-        table.add_row(row["loaded"], *figures)
+        shares = (f"{row[key]:.2f}" for key in ("before", "after", "long"))
+        table.add_row(row["loaded"], *shares, f"{row['shift_s']:.1f}", f"{row['streams_per_s']:.0f}")
     console.print(table)
     shift_s = statistics.median(row["shift_s"] for row in rows)
     after = statistics.median(row["after"] for row in rows)
