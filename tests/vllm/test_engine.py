@@ -260,6 +260,13 @@ async def test_a_model_asks_for_tools_as_their_schemas_say_or_speaks(model: Mode
         assert not answer.text.startswith("{")
 
 
+async def test_a_tool_whose_schema_is_none_is_named(model: Model) -> None:
+    for schema, field in (({"type": "nonsense"}, "tools[1].input_schema"), ({"not": {}}, "tools")):
+        tools = (TOOLS[0], ToolOffer("broken", "", schema))
+        err = await refused(model, Request((Message(Role.USER, "Why?"),), tools=tools))
+        assert (err.reason, err.field) == (Reason.SCHEMA_INVALID, field)
+
+
 NO_SCHEMAS = {
     "no type": {"type": "nonsense"},
     "no pattern": {"type": "string", "pattern": "("},
@@ -274,7 +281,7 @@ NO_SCHEMAS = {
 @pytest.mark.parametrize("schema", NO_SCHEMAS.values(), ids=NO_SCHEMAS.keys())
 async def test_a_schema_that_is_none_is_refused_and_harms_nobody(model: Model, schema: dict[str, Any]) -> None:
     err = await refused(model, Request((Message(Role.USER, "Why?"),), json_schema=schema))
-    assert (err.reason, err.field) == (Reason.INVALID_FIELD, "response_format.json_schema")
+    assert (err.reason, err.field) == (Reason.SCHEMA_INVALID, "response_format.json_schema")
     assert (await told(model, asking(max_tokens=4))).end.usage.output_tokens == 4
 
 
@@ -380,7 +387,7 @@ BAD: dict[str, tuple[pb.GenerateRequest, Reason, str]] = {
         Reason.INVALID_FIELD,
         "messages[0].content",
     ),
-    "no schema": (with_schema({"type": "nonsense"}), Reason.INVALID_FIELD, "response_format.json_schema"),
+    "no schema": (with_schema({"type": "nonsense"}), Reason.SCHEMA_INVALID, "response_format.json_schema"),
     "10⁵ stop strings": (message(sampling=pb.Sampling(stop=["a"] * 100_000)), Reason.INVALID_FIELD, "sampling.stop"),
     "cold": (message(sampling=pb.Sampling(temperature=-1)), Reason.INVALID_FIELD, "sampling.temperature"),
     "hot": (message(sampling=pb.Sampling(temperature=1e30)), Reason.INVALID_FIELD, "sampling.temperature"),

@@ -17,12 +17,12 @@ from typing import Any, Final, Protocol
 import jsonschema
 from jsonschema.exceptions import SchemaError
 
-from mesh.validation import invalid, shorten
+from mesh.validation import shorten
 from services.generator.types import End, ModelEvent, Piece, Prompt, Request, Sampling
 from services.generator.vllm import calls
 from services.generator.vllm.prompts import Prompts, too_long
 from services.generator.vllm.text import Writing, unusable
-from weft.errors import Reason, error
+from weft.errors import Reason, WeftError, error
 from weft.values import FinishReason, Usage
 
 MAX_SCHEMA_CHARS: Final = 16_384  # larger ones would slow down every answer of the same batch
@@ -157,7 +157,7 @@ def _check_schemas(request: Request) -> None:
     """Refuse what is no JSON Schema, before anything is made of it.
 
     Raises:
-        WeftError: INVALID_FIELD naming the field, and what is wrong where.
+        WeftError: SCHEMA_INVALID naming the field, and what is wrong where.
     """
     given = {f"tools[{index}].input_schema": tool.input_schema for index, tool in enumerate(request.tools)}
     if request.json_schema is not None:
@@ -165,11 +165,13 @@ def _check_schemas(request: Request) -> None:
     for field, schema in given.items():
         chars = len(json.dumps(schema, ensure_ascii=False))
         if chars > MAX_SCHEMA_CHARS:
-            raise invalid(
-                field, f"has {chars} characters as JSON; at most {MAX_SCHEMA_CHARS} are allowed", length=chars
-            )
+            raise _no_schema(field, f"has {chars} characters as JSON; at most {MAX_SCHEMA_CHARS} are allowed")
         try:
             jsonschema.Draft202012Validator.check_schema(schema)
         except SchemaError as exc:
             where = "/".join(map(str, exc.absolute_path)) or "the top"
-            raise invalid(field, f"is no JSON Schema, at {where}: {shorten(exc.message, 200)}", at=where) from None
+            raise _no_schema(field, f"is no JSON Schema, at {where}: {shorten(exc.message, 200)}") from None
+
+
+def _no_schema(field: str, problem: str) -> WeftError:
+    return error(Reason.SCHEMA_INVALID, f"{field}: {problem}", field=field)

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeAlias
 
 from services.generator.text.tokens import cut_at_stop
 from services.generator.types import End, Message, ModelEvent, Piece, Request, Role, ToolCall, ToolOffer
+from weft.errors import Reason, WeftError, error
 from weft.values import FinishReason
 
 MAX_CALLS: Final = 8
@@ -38,7 +39,7 @@ async def called(answer: Answer, request: Request, unique: str) -> AsyncGenerato
         sampling=replace(request.sampling, stop=()),
     )
     output: list[str] = []
-    async with aclosing(answer(asked)) as events:
+    async with aclosing(_named(answer(asked))) as events:
         async for event in events:
             if isinstance(event, Piece):
                 output.append(event.text)
@@ -50,6 +51,18 @@ async def called(answer: Answer, request: Request, unique: str) -> AsyncGenerato
                 if wanted:
                     event = replace(event, reason=FinishReason.TOOL_CALLS, tool_calls=wanted)
             yield event
+
+
+async def _named(events: AsyncGenerator[ModelEvent, None]) -> AsyncGenerator[ModelEvent, None]:
+    """Have a schema that is refused be the tools', not one that nobody gave."""
+    try:
+        async with aclosing(events):
+            async for event in events:
+                yield event
+    except WeftError as err:
+        if err.reason != Reason.SCHEMA_INVALID:
+            raise
+        raise error(err.reason, f"tools: {err.message.partition(': ')[2]}", field="tools") from err
 
 
 def schema(tools: Sequence[ToolOffer], answer: Mapping[str, Any] | None) -> dict[str, Any]:

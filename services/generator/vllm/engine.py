@@ -111,7 +111,8 @@ class Engine:
         """Go on from the tokens. Closing the generator takes the request out of the engine.
 
         Raises:
-            WeftError: INVALID_FIELD for what vLLM refuses, MODEL_UNAVAILABLE when the engine failed or is dead.
+            WeftError: INVALID_FIELD and SCHEMA_INVALID for what vLLM refuses, MODEL_UNAVAILABLE when the engine failed
+                or is dead.
         """
         try:
             params = self._params(sampling, max_tokens, schema)
@@ -127,8 +128,10 @@ class Engine:
         except EngineGenerateError as exc:
             raise _failed(f"it failed: {exc.__cause__ or exc}") from exc
         except (VLLMClientError, ValueError, TypeError) as exc:
-            field = "response_format.json_schema" if schema is not None else "sampling"
-            raise error(Reason.INVALID_FIELD, f"{field}: vLLM refuses it: {_brief(exc)}", field=field) from exc
+            reason, field = Reason.INVALID_FIELD, "sampling"
+            if schema is not None:
+                reason, field = Reason.SCHEMA_INVALID, "response_format.json_schema"
+            raise error(reason, f"{field}: vLLM refuses it: {_brief(exc)}", field=field) from exc
 
     def _params(self, sampling: Sampling, max_tokens: int, schema: Mapping[str, Any] | None) -> SamplingParams:
         given = {
