@@ -6,11 +6,15 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.support.mesh import Mesh, eventually
 from tests.support.streams import Streams, loaded_by_hand, streams_over
 
+pytestmark = pytest.mark.timeout(240)
+
 LONG = "scripted:?tokens=100000&first_delay_ms=0&delay_ms=1000"
-BY_HAND = 96
+BY_HAND = 64
 SHORT, LONG_ONES = 40, 20
 SHIFTS_WITHIN_S = 30.0
 
@@ -23,7 +27,7 @@ def spawn(mesh: Mesh, name: str, kv_cache: float) -> str:
 
 def split(streams: Streams, count: int, *, keep: bool = False) -> Counter[str]:
     """Who took so many streams that were opened one after the other."""
-    return Counter(model for _, model in streams.open(count, every_s=0.02, keep=keep))
+    return Counter(model for _, model in streams.open(count, keep=keep))
 
 
 def measured(streams: Streams) -> Counter[str]:

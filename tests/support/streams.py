@@ -30,7 +30,7 @@ from weft.generator.v1 import generator_pb2_grpc as pb_grpc
 _MESSAGES = [pb.Message(role=pb.ROLE_USER, content="What?")]
 LONG = pb.GenerateRequest(messages=_MESSAGES)
 SHORT = pb.GenerateRequest(messages=_MESSAGES, sampling=pb.Sampling(max_tokens=1))
-TIMEOUT_S = 120.0
+TIMEOUT_S = 600.0  # a load that ends by itself would end a test of it
 
 
 class Streams:
