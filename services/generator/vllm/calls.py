@@ -62,7 +62,7 @@ async def _named(events: AsyncGenerator[ModelEvent, None]) -> AsyncGenerator[Mod
     except WeftError as err:
         if err.reason != Reason.SCHEMA_INVALID:
             raise
-        raise error(err.reason, f"tools: {err.message.partition(': ')[2]}", field="tools") from err
+        raise error(Reason.SCHEMA_INVALID, f"tools: {err.message.partition(': ')[2]}", field="tools") from err
 
 
 def schema(tools: Sequence[ToolOffer], answer: Mapping[str, Any] | None) -> dict[str, Any]:
