@@ -119,7 +119,7 @@ async def test_a_replica_that_is_stopped_hands_its_job_over_at_once(tmp_path: Pa
         began_s = time.monotonic()
         stopped.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(stopped.wait(), 10) == 0
-        await other.until_done(name, done + 5)
+        await other.until_done(name, min(done + 5, len(DOCUMENTS)))
         assert time.monotonic() - began_s < 8
         await other.ended(name)
         await other.all_there_once()
@@ -133,5 +133,5 @@ async def test_killed_again_and_again_an_ingest_gets_to_its_end(tmp_path: Path) 
         async with replica(tmp_path) as (_, alone):
             done = (await alone.until_done(name, min(done + 20, len(DOCUMENTS)))).progress.done
     async with replica(tmp_path) as (_, last):
-        assert (await last.ended(name)).attempts > 1  # a quick machine may be through before the last kill
+        await last.ended(name)  # a quick machine may be through before any kill: how often it was begun says nothing
         await last.all_there_once()
