@@ -162,6 +162,8 @@ class TurnRun:
             for call in calls:
                 await self._outbox.put(call)
         missing = [call for call in calls if call.call_id not in self._results]
+        if self._recovered.calls and missing:
+            missing = await self._repeatable(missing)
         if not missing:
             return
         await self._outbox.leave()
@@ -170,6 +172,29 @@ class TurnRun:
             async with asyncio.TaskGroup() as tasks:
                 for call in missing:
                     tasks.create_task(self._call(call, at_once, budget_s))
+
+    async def _repeatable(self, calls: Sequence[ToolCallStarted]) -> list[ToolCallStarted]:
+        """Of a former owner's calls, those that change nothing. The others may have been made: they end as errors."""
+        try:
+            specs = {spec.name: spec for spec in await self._peers.catalogue.specs()}
+        except WeftError as err:
+            self._degraded.append(ladder.without_tools(err))
+            specs = {}
+        repeatable = []
+        for call in calls:
+            spec = specs.get(call.tool)
+            if spec is not None and spec.read_only:
+                repeatable.append(call)
+                continue
+            failure = error(
+                Reason.TOOL_OUTCOME_UNKNOWN,
+                f"{call.tool} may have run when this turn was interrupted, and is not run again; look whether it did",
+                tool=call.tool,
+            )
+            self._results[call.call_id] = ToolResult(call.call_id, call.tool, None, "", Failure.of(failure), 0.0)
+            self._outbox.gather(self._results[call.call_id])
+        await self._outbox.leave()
+        return repeatable
 
     async def _plan(self) -> list[PlannedCall]:
         request = self._request

@@ -52,6 +52,7 @@ class ToolSpec:
     timeout_s: float = 5.0
     patterns: tuple[ToolPattern, ...] = ()
     hint: str = ""  # regex that a question must match before the patterns are searched; empty: none
+    read_only: bool = True  # it changes nothing, so that it may run again
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from mesh.deadline import Deadline
 from services.orchestrator.agent import Agent
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.ports import Sessions
-from services.orchestrator.records import Entry, Limits
+from services.orchestrator.records import Entry, Limits, Opening, Taken
 from services.orchestrator.sessions.sqlite import SqliteSessions
 from services.orchestrator.turn import Options, Peers
 from services.orchestrator.types import (
@@ -40,6 +40,7 @@ from services.orchestrator.types import (
     ToolSpec,
     TurnRequest,
 )
+from weft.errors import Reason, WeftError, error
 from weft.values import Epoch, FinishReason, Passage, Usage
 
 PASSAGE = Passage("collections/default/documents/d/chunks/0", "Threads are woven.", "Weaving", "Basics", source="w.md")
@@ -106,12 +107,13 @@ class ScriptedTools:
     at_once: int = 0
     most_at_once: int = 0
     listed: int = 0
+    read_only: bool = True
 
     async def specs(self) -> tuple[ToolSpec, ...]:
         self.listed += 1
         if self.listing is not None:
             raise self.listing
-        return tuple(ToolSpec(name) for name in self.answers)
+        return tuple(ToolSpec(name, read_only=self.read_only) for name in self.answers)
 
     async def call(
         self, tool: str, arguments: Mapping[str, Any], *, call_id: str, today: datetime.date | None
@@ -233,3 +235,68 @@ async def eventually(true: Callable[[], bool | Awaitable[bool]], within_s: float
             if outcome if isinstance(outcome, bool) else await outcome:
                 return
             await asyncio.sleep(0.005)
+
+
+QUICK = Limits(lease_s=0.25)
+SUM = ToolAnswer({"value": 42}, "6 * 7 = 42", 0.001)
+PLAN = [PlannedCall("calculator", {"expression": str(number)}) for number in range(3)]
+
+
+class Mortal:
+    """A session store as one replica sees it, until that replica dies at its ``after``-th write: with the
+    write done (``done``) or not. From then on nothing reaches the store, the lease's return included."""
+
+    def __init__(self, sessions: Sessions, after: int, done: bool) -> None:
+        self._sessions, self._left, self._done = sessions, after, done
+        self.dead = False
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._sessions, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            if self.dead:
+                raise error(Reason.DEPENDENCY_UNAVAILABLE, "dead")
+            if name in ("append", "finish"):
+                self._left -= 1
+                if self._left == 0:
+                    self.dead = True
+                    if self._done:
+                        await method(*args, **kwargs)
+                    raise error(Reason.DEPENDENCY_UNAVAILABLE, "killed")
+            return await method(*args, **kwargs)
+
+        return call
+
+
+async def lease_of(r: Replica, request_id: str, session: str = "s", question: str = "What is it?") -> Taken:
+    outcome = await r.sessions.begin(Opening("acme", session, True, request_id, question, "somebody", "0" * 32))
+    assert isinstance(outcome, Taken), outcome
+    return outcome
+
+
+class Reader:
+    """Reads a turn in a task of its own; what it has so far can be seen."""
+
+    def __init__(self, r: Replica, **fields: Any) -> None:
+        self.had: list[Entry] = []
+        self.task = asyncio.create_task(self._read(r, fields))
+
+    async def _read(self, r: Replica, fields: dict[str, Any]) -> list[Entry]:
+        async with aclosing(r.stream(**fields)) as stream:
+            async for entry in stream:
+                self.had.append(entry)
+        return self.had
+
+    async def has_text(self) -> None:
+        await eventually(lambda: text_of(self.had) != "")
+
+
+async def until_it_breaks(r: Replica, **fields: Any) -> list[Entry]:
+    """What a caller has when its replica dies."""
+    had: list[Entry] = []
+    try:
+        async for entry in r.stream(**fields):
+            had.append(entry)
+    except WeftError as err:
+        assert err.message in ("dead", "killed")
+    return had

@@ -71,6 +71,7 @@ def _spec(message: tools_pb2.ToolSpec) -> ToolSpec:
             ToolPattern(pattern.regex, tuple(map(_extractor, pattern.arguments))) for pattern in message.patterns
         ),
         hint=message.hint,
+        read_only=message.read_only,
     )
 
 
