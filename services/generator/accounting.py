@@ -41,17 +41,16 @@ from services.generator.ports import Model
 from services.generator.prices import Price, whole
 from services.generator.text.tokens import count
 from services.generator.types import (
-    Capabilities,
     End,
     Message,
     ModelEvent,
-    ModelLoad,
     Piece,
     Prompt,
     Request,
     Resume,
     Role,
 )
+from services.generator.wrapper import Wrapper
 from weft import names
 from weft.errors import ResourceExhausted
 from weft.values import Usage
@@ -138,7 +137,7 @@ class Accounts(Collector):
         yield from (answers, tokens, cost)
 
 
-class Accounted:
+class Accounted(Wrapper):
     """A model whose answers are accounted for."""
 
     def __init__(
@@ -151,33 +150,16 @@ class Accounted:
         first: Histogram,
         each: Histogram,
     ) -> None:
+        super().__init__(model)
         self._name = name
-        self._model = model
         self._accounts = accounts
         self._price = price
         self._record_content = record_content
         self._first = first
         self._each = each
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """See the port."""
-        return self._model.capabilities
-
-    async def start(self) -> None:
-        """See the port."""
-        await self._model.start()
-
-    def load(self) -> ModelLoad:
-        """See the port."""
-        return self._model.load()
-
-    async def close(self) -> None:
-        """See the port."""
-        await self._model.close()
-
     async def generate(self, request: Request) -> AsyncGenerator[ModelEvent, None]:
-        """See the port."""
+        """Answer, and account for it."""
         begun_s = time.perf_counter()
         first_s: float | None = None
         prompt: Prompt | None = None

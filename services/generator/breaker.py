@@ -32,7 +32,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Gauge
 
 from services.generator.ports import Model
-from services.generator.types import Capabilities, End, ModelEvent, ModelLoad, Prompt, Request
+from services.generator.types import End, ModelEvent, Prompt, Request
+from services.generator.wrapper import Wrapper
 from weft import names
 from weft.errors import Reason, WeftError, error
 
@@ -192,28 +193,12 @@ class Ticket:
             self._circuit.settled(self, good, retry_after_s)
 
 
-class Guarded:
+class Guarded(Wrapper):
     """A model behind a circuit breaker."""
 
     def __init__(self, name: str, model: Model, circuit: Circuit) -> None:
-        self._name, self._model, self._circuit = name, model, circuit
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """The model's."""
-        return self._model.capabilities
-
-    async def start(self) -> None:
-        """Start the model."""
-        await self._model.start()
-
-    def load(self) -> ModelLoad:
-        """The model's."""
-        return self._model.load()
-
-    async def close(self) -> None:
-        """Close the model."""
-        await self._model.close()
+        super().__init__(model)
+        self._name, self._circuit = name, circuit
 
     async def generate(self, request: Request) -> AsyncGenerator[ModelEvent, None]:
         """Answer, if the circuit lets it."""

@@ -22,7 +22,8 @@ from services.generator.admission.metrics import AdmissionMetrics
 from services.generator.admission.queue import PRIORITIES
 from services.generator.admission.work import Work, estimate
 from services.generator.ports import Model
-from services.generator.types import Capabilities, End, ModelEvent, ModelLoad, Piece, Request
+from services.generator.types import End, ModelEvent, ModelLoad, Piece, Request
+from services.generator.wrapper import Wrapper
 from weft import names
 from weft.errors import WeftError
 from weft.values import Usage
@@ -48,31 +49,18 @@ class Quota(Protocol):
         ...
 
 
-class Admitted:
-    """Wraps a model."""
+class Admitted(Wrapper):
+    """A model behind a queue. Whoever waits is cancelled by the server before `close`."""
 
     def __init__(
         self, name: str, model: Model, gate: Gate, *, metrics: AdmissionMetrics, quota: Quota | None = None
     ) -> None:
+        super().__init__(model)
         self._name = name
-        self._model = model
         self._gate = gate
         self._metrics = metrics
         self._quota = quota
         metrics.watch(name, gate.queue)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """The model's."""
-        return self._model.capabilities
-
-    async def start(self) -> None:
-        """Start the model."""
-        await self._model.start()
-
-    async def close(self) -> None:
-        """Close the model. Whoever waits is cancelled by the server before that."""
-        await self._model.close()
 
     def load(self) -> ModelLoad:
         """The model's, and those that wait here. What runs here runs there: the larger figure counts."""

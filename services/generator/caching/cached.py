@@ -32,7 +32,8 @@ from services.generator.caching.keeping import Keeping, Store
 from services.generator.caching.keys import key_of
 from services.generator.ports import Model
 from services.generator.settings import CACHES
-from services.generator.types import Capabilities, ModelEvent, ModelLoad, Request
+from services.generator.types import ModelEvent, Request
+from services.generator.wrapper import Wrapper
 from weft import names
 from weft.errors import Reason, WeftError
 
@@ -71,40 +72,28 @@ class Cache:
         await self._keeping.close()
 
 
-class Cached:
+class Cached(Wrapper):
     """The model ``name`` at ``url`` with a cache in front."""
 
     def __init__(self, model: Model, name: str, url: str, keeping: Keeping, metrics: CacheMetrics) -> None:
-        self._model, self._name, self._url, self._keeping = model, name, url, keeping
+        super().__init__(model)
+        self._name, self._url, self._keeping = name, url, keeping
         self._hit, self._joined, self._missed = (
             metrics.requests.labels(name, result) for result in ("hit", "joined", "miss")
         )
         self._open: dict[str, Flight] = {}
         self._flying: set[Flight] = set()
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """See the port."""
-        return self._model.capabilities
-
-    async def start(self) -> None:
-        """See the port."""
-        await self._model.start()
-
-    def load(self) -> ModelLoad:
-        """See the port."""
-        return self._model.load()
-
     async def close(self) -> None:
         """Stop what is under way, then close the model."""
         for flight in list(self._flying):
             await flight.close()
-        await self._model.close()
+        await super().close()
 
     def generate(self, request: Request) -> AsyncGenerator[ModelEvent, None]:
-        """See the port."""
+        """A kept answer, one under way that others asked for, or the model's."""
         if not request.allow_cached or request.resume is not None or self._is_one_of_many(request):
-            return self._model.generate(request)
+            return super().generate(request)
         return self._generate(request)
 
     def _is_one_of_many(self, request: Request) -> bool:
