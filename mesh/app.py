@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -46,6 +47,9 @@ from weft.tracing import traced
 
 _log = logging.getLogger(__name__)
 _TELEMETRY_FLUSH_S: Final = 2.0
+_MESH_WITHIN_S: Final = 60.0
+_MESH_LOOK_S: Final = 1.0
+_MESH_PAUSE_S: Final = 0.1
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -94,6 +98,22 @@ class Runtime:
             tracer = self.telemetry.tracer("weft.rpc")
             channel = self._channels[service] = traced(open_service(service, self._dial()), tracer, prepare)
         return channel
+
+    async def mesh_up(self) -> None:
+        """Wait until the control plane takes connections, a minute at most. Who calls a peer unasked waits for this
+        first: gRPC's xDS client, refused once, tries again only after seconds, and until then every call fails."""
+        if not self.settings.target.startswith("xds:"):
+            return
+        until_s = time.monotonic() + _MESH_WITHIN_S
+        while time.monotonic() < until_s:
+            for address in self.settings.mesh:
+                host, _, port = address.rpartition(":")
+                with contextlib.suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(_MESH_LOOK_S):
+                        _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+                    writer.close()
+                    return
+            await asyncio.sleep(_MESH_PAUSE_S)
 
     def fail(self, failure: BaseException) -> None:
         """Give up: NOT_SERVING now, exit with 1 after the drain."""

@@ -21,7 +21,7 @@ import logging
 import random
 import re
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
@@ -64,6 +64,7 @@ class Agent:
         owner: str,
         versions: Mapping[str, str],
         tracer: Tracer,
+        mesh_up: Callable[[], Awaitable[None]],
     ) -> None:
         self._sessions = sessions
         self._peers = peers
@@ -71,6 +72,7 @@ class Agent:
         self._owner = f"{owner}/{uuid.uuid4().hex[:8]}"  # a restarted process is another owner
         self._versions = dict(versions)
         self._tracer = tracer
+        self._mesh_up = mesh_up
         self._works = Works(sessions, peers, options, tracer)
         self._keepers: list[asyncio.Task[None]] = []
         self._closing = False
@@ -239,6 +241,7 @@ class Agent:
 
     async def _warm_up(self) -> None:
         """Fetch the tools and have the planner read their patterns, so that no turn waits for it."""
+        await self._mesh_up()
         told = False
         while True:
             try:

@@ -57,6 +57,7 @@ async def build(settings: Settings, runtime: Runtime) -> AsyncIterator[Sequence[
                 owner=runtime.instance_id,
                 versions={runtime.service: runtime.version},
                 tracer=runtime.tracer,
+                mesh_up=runtime.mesh_up,
             )
         )
         yield [

@@ -203,11 +203,21 @@ async def replica(
     tracer = trace.NoOpTracer()
     try:
         async with Agent(
-            sessions, peers, options or Options(), owner=owner, versions={"orchestrator": "v1"}, tracer=tracer
+            sessions,
+            peers,
+            options or Options(),
+            owner=owner,
+            versions={"orchestrator": "v1"},
+            tracer=tracer,
+            mesh_up=_here,
         ) as agent:
             yield Replica(agent, sessions, peers, retriever, generator, tools, planner)
     finally:
         await store.close()
+
+
+async def _here() -> None:
+    """The peers are in this process."""
 
 
 def text_of(entries: Sequence[Entry]) -> str:

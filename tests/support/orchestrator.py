@@ -140,6 +140,9 @@ class _Process:
         self.channels.append(traced(grpc.aio.insecure_channel(self.targets[service]), self.tracer, prepare))
         return self.channels[-1]
 
+    async def mesh_up(self) -> None:
+        """There is none to wait for."""
+
 
 @dataclass
 class Replica:
