@@ -51,7 +51,7 @@ class Replica:
         raise AssertionError
 
     async def ended(self, name: str) -> jobs_pb2.Job:
-        job = (await self.jobs.WaitJob(jobs_pb2.WaitJobRequest(name=name), timeout=60)).job
+        job = (await self.jobs.WaitJob(jobs_pb2.WaitJobRequest(name=name), timeout=120)).job
         assert job.state == jobs_pb2.JOB_STATE_SUCCEEDED, job
         return job
 
@@ -85,20 +85,21 @@ def kept_bytes(place: Path) -> list[Path]:
 
 async def test_killed_in_mid_ingest_another_replica_finishes_and_nothing_is_lost_or_twice(tmp_path: Path) -> None:
     acknowledged: set[str] = set()
-    async with replica(tmp_path) as (killed, one), replica(tmp_path) as (_, other):
-        messages = [start(request_id="r"), *parts(DOCUMENTS)[1:]]
-        call = one.retriever.IngestDocuments(iter(messages), timeout=60)
+    messages = [start(request_id="r"), *parts(DOCUMENTS)[1:]]
 
-        async def watch() -> None:
-            async for message in call:
-                acknowledged.add(message.progress.source)
-                (job,) = (await other.jobs.ListJobs(jobs_pb2.ListJobsRequest(), timeout=5)).jobs
-                if len(acknowledged) > 20 and job.progress.total and killed.returncode is None:  # all is uploaded
+    async def watch(one: Replica, killed: asyncio.subprocess.Process) -> None:
+        async for message in one.retriever.IngestDocuments(iter(messages), timeout=60):
+            acknowledged.add(message.progress.source)
+            if len(acknowledged) > 20 and killed.returncode is None:
+                (job,) = (await one.jobs.ListJobs(jobs_pb2.ListJobsRequest(), timeout=5)).jobs
+                if job.progress.total:  # all is uploaded
                     killed.kill()
                     await killed.wait()
 
+    async with replica(tmp_path) as (killed, one):  # alone, so that the job is its own
         with pytest.raises(grpc.aio.AioRpcError):
-            await watch()
+            await watch(one, killed)
+    async with replica(tmp_path) as (_, other):
         assert 20 < len(acknowledged) < len(DOCUMENTS)
         (job,) = (await other.jobs.ListJobs(jobs_pb2.ListJobsRequest(), timeout=5)).jobs
         job = await other.ended(job.name)

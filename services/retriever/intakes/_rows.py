@@ -6,7 +6,7 @@ import json
 from typing import Any, Protocol
 
 from services.retriever.ingest.uploads import Fenced, Item, Receipt
-from services.retriever.types import Outcome
+from services.retriever.types import Outcome, document_name
 from weft.common.v1 import error_pb2
 from weft.errors import Reason, WeftError, error, from_proto, to_proto
 
@@ -51,6 +51,17 @@ def fenced(job: str, fence: int, highest: int) -> Fenced:
 def error_bytes(failure: WeftError | None) -> bytes | None:
     """A failure for ``error``."""
     return to_proto(failure).SerializeToString() if failure is not None else None
+
+
+def to_row(tenant: str, job: str, collection: str, item: Item) -> tuple[object, ...]:
+    """For ``PUT``. What has its outcome already holds no bytes."""
+    outcome = item.outcome.name if item.outcome else None
+    metadata = json.dumps(item.metadata, ensure_ascii=False, sort_keys=True)
+    return (
+        *(tenant, job, item.number, collection, document_name(item.source), item.source),
+        *(item.title, item.mime_type, metadata, item.sha256, item.size_bytes),
+        *(0 if outcome else item.size_bytes, outcome, error_bytes(item.error)),
+    )
 
 
 def fate(item: Item) -> tuple[str | None, int, int, bytes | None]:

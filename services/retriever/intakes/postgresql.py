@@ -9,7 +9,6 @@ Errors: see ``mesh.postgresql``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,14 +20,13 @@ from services.retriever.intakes import _postgresql_tables as sql
 from services.retriever.intakes._rows import (
     check_total,
     content,
-    error_bytes,
     fate,
     fenced,
     reused,
     to_item,
     to_receipt,
+    to_row,
 )
-from services.retriever.types import document_name
 
 if TYPE_CHECKING:
     from mesh.postgresql import Connection
@@ -169,21 +167,11 @@ async def _add(connection: Connection, tenant: str, job: str, upload: Any, items
         if row is None:
             if upload["total"] is not None and item.number > upload["total"]:
                 raise reused(job, f"it had {upload['total']} documents then, and has more now")
-            new.append(_row(tenant, job, upload["collection"], item))
+            new.append(to_row(tenant, job, upload["collection"], item))
         elif content(to_item(row)) != content(item):
             raise reused(job, f"document {item.number} is {item.source[:80]!r} with another content now")
     await connection.executemany(sql.PUT, new)
     return waiting
-
-
-def _row(tenant: str, job: str, collection: str, item: Item) -> tuple[object, ...]:
-    outcome = item.outcome.name if item.outcome else None
-    metadata = json.dumps(item.metadata, ensure_ascii=False, sort_keys=True)
-    return (
-        *(tenant, job, item.number, collection, document_name(item.source), item.source),
-        *(item.title, item.mime_type, metadata, item.sha256, item.size_bytes),
-        *(0 if outcome else item.size_bytes, outcome, error_bytes(item.error)),
-    )
 
 
 async def _check(connection: Connection, tenant: str, job: str, fence: int) -> None:

@@ -9,7 +9,6 @@ Workers' writes are fenced by ``uploads.fence``, the highest fence that any of t
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -25,14 +24,13 @@ from services.retriever.intakes import _tables as sql
 from services.retriever.intakes._rows import (
     check_total,
     content,
-    error_bytes,
     fate,
     fenced,
     reused,
     to_item,
     to_receipt,
+    to_row,
 )
-from services.retriever.types import document_name
 
 _SWEEP_UPLOADS: Final = 20
 
@@ -66,17 +64,8 @@ class SqliteIntake:
                 return there["outcome"] is None
             if upload["total"] is not None and item.number > upload["total"]:
                 raise reused(job, f"it had {upload['total']} documents then, and has more now")
-            outcome = item.outcome.name if item.outcome else None
-            metadata = json.dumps(item.metadata, ensure_ascii=False, sort_keys=True)
-            db.execute(
-                sql.PUT,
-                (
-                    *(tenant, job, item.number, upload["collection"], document_name(item.source), item.source),
-                    *(item.title, item.mime_type, metadata, item.sha256, item.size_bytes),
-                    *(0 if outcome else item.size_bytes, outcome, error_bytes(item.error)),
-                ),
-            )
-            return outcome is None
+            db.execute(sql.PUT, to_row(tenant, job, upload["collection"], item))
+            return item.outcome is None
 
         def work(db: sqlite3.Connection) -> list[bool]:
             now_s = self._now_s()
