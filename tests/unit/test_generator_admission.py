@@ -3,92 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from mesh import deadline
 from mesh.deadline import Deadline
 from mesh.plugins import Url
-from services.generator.admission.admitted import Admitted, Quota, Reservation
-from services.generator.admission.gate import Gate
-from services.generator.admission.metrics import AdmissionMetrics
-from services.generator.admission.pace import Pace
-from services.generator.admission.work import Work, estimate
+from services.generator.admission.admitted import Reservation
+from services.generator.admission.work import Work
 from services.generator.models import scripted
-from services.generator.ports import Model
 from services.generator.types import (
-    Capabilities,
-    End,
-    Message,
-    ModelEvent,
     ModelLoad,
-    Piece,
-    Request,
     Resume,
-    Role,
-    Sampling,
 )
+from tests.support.admission import WORK, Held, admitted, answer, gate, request, settled
 from weft.errors import Reason, WeftError, error
-from weft.values import FinishReason, Passage, Usage
-
-WORK = Work(50, 50)
-
-
-class Held:
-    """A model that answers when it is told to, and writes down whom."""
-
-    capabilities = Capabilities(backend="held")
-
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self.places = asyncio.Semaphore(0)
-        self.fails = False
-        self.resumed = 0
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    def load(self) -> ModelLoad:
-        return ModelLoad(running=1, waiting=2, kv_cache=0.5)
-
-    async def generate(self, request: Request) -> AsyncGenerator[ModelEvent, None]:
-        self.begun.append(request.tenant)
-        self.resumed += request.resume is not None
-        await self.places.acquire()
-        if self.fails:
-            raise error(Reason.MODEL_UNAVAILABLE, "as told")
-        yield Piece("one two", (1, 2))
-        yield End(FinishReason.STOP, Usage(input_tokens=7, output_tokens=2))
-
-
-def request(tenant: str = "acme", *, priority: int = 0, max_tokens: int | None = 100) -> Request:
-    sampling = Sampling(max_tokens=max_tokens)
-    return Request((Message(Role.USER, "What is it?"),), tenant=tenant, priority=priority, sampling=sampling)
-
-
-def gate(max_running: int = 1, *, max_waiting: int = 10_000, max_waiting_tokens: int = 10**9) -> Gate:
-    return Gate("held", max_running=max_running, max_waiting=max_waiting, max_waiting_tokens=max_waiting_tokens)
-
-
-def admitted(model: Model, door: Gate, quota: Quota | None = None) -> tuple[Admitted, CollectorRegistry]:
-    registry = CollectorRegistry()
-    return Admitted("held", model, door, metrics=AdmissionMetrics(registry), quota=quota), registry
-
-
-async def answer(model: Model, wanted: Request) -> list[ModelEvent]:
-    async with aclosing(model.generate(wanted)) as events:
-        return [event async for event in events]
-
-
-async def settled() -> None:
-    """Until everything that can go on has."""
-    for _ in range(20):
-        await asyncio.sleep(0)
+from weft.values import Usage
 
 
 async def test_answers_run_up_to_the_bound_and_the_next_one_when_a_place_is_free() -> None:
@@ -288,70 +220,6 @@ async def test_a_deadline_that_passes_in_the_queue_ends_the_waiting() -> None:
         await asyncio.wait_for(door.wait("acme", 0, WORK, Deadline.after(0.05)), 10)
     assert caught.value.metadata["why"] == "expired"
     assert door.queue.requests == 0
-
-
-def test_the_pace_is_the_mean_at_first_and_follows_changes_later() -> None:
-    pace = Pace()
-    for seconds in (1.0, 2.0, 3.0):
-        pace.finished(seconds, 100, 50)
-    assert pace.answer_s == pytest.approx(2.0)
-    for _ in range(100):
-        pace.finished(8.0, 100, 50)
-    assert pace.answer_s == pytest.approx(8.0, rel=0.05)
-    assert pace.service_s(25) == pytest.approx(pace.answer_s / 2), "max_tokens ends it half way"
-    assert pace.service_s(5_000) == pace.answer_s, "and doesn't make it longer than they are"
-
-
-def test_answers_that_are_left_only_make_the_pace_slower() -> None:
-    pace = Pace()
-    pace.left(3.0)
-    assert pace.answer_s == 3.0
-    pace.finished(1.0, 100, 50)
-    assert pace.answer_s == 1.0, "the first whole answer is better knowledge"
-    pace.left(0.5)
-    assert pace.answer_s == 1.0
-    pace.left(2.0)
-    assert pace.answer_s > 1.0
-
-
-async def test_an_answer_that_is_left_after_long_makes_the_pace_slower() -> None:
-    held = Held()
-    door = gate(1)
-    door.pace.finished(0.001, 100, 50)
-    model, _ = admitted(held, door)
-    left = asyncio.create_task(answer(model, request()))
-    await asyncio.sleep(0.05)
-    left.cancel()
-    await asyncio.gather(left, return_exceptions=True)
-    assert door.pace.answer_s > 0.002
-
-
-def test_the_estimate_counts_what_the_model_reads() -> None:
-    text = "a" * 4_000
-    wanted = Request(
-        (Message(Role.SYSTEM, text), Message(Role.USER, "龍" * 400)),
-        passages=(Passage("p", text),),
-        sampling=Sampling(max_tokens=300),
-    )
-    work = estimate(wanted, Pace(), reads_passages=False)
-    assert (work.prompt_tokens, work.output_tokens) == (1_000 + 300 + 8, 300)
-    assert estimate(wanted, Pace(), reads_passages=True).prompt_tokens == 2_000 + 300 + 8
-
-
-def test_an_answer_without_bound_is_expected_to_be_as_long_as_the_others() -> None:
-    pace = Pace()
-    assert estimate(request(max_tokens=None), pace, reads_passages=False).output_tokens == 256
-    pace.finished(1.0, 100, 40)
-    assert estimate(request(max_tokens=None), pace, reads_passages=False).output_tokens == 40
-
-
-def test_what_a_resumed_answer_has_said_is_read_and_not_written_again() -> None:
-    resumed = Request(
-        (Message(Role.USER, "What is it?"),),
-        sampling=Sampling(max_tokens=100),
-        resume=Resume((1, 2), tuple(range(60)), 200),
-    )
-    assert estimate(resumed, Pace(), reads_passages=False) == Work(2 + 4 + 60, 40)
 
 
 class Purse:
