@@ -1,4 +1,6 @@
-"""vLLM's AsyncLLM, as much of it as we use. The only file that imports vLLM; importing it takes seconds.
+"""vLLM's AsyncLLM, as much of it as we use. The only file that imports vLLM.
+
+Importing it takes seconds and reads the environment, so `model.py` sets that first and imports this file in a thread.
 
     this process      AsyncLLM: checks requests, keeps their streams
     EngineCore        a child process: schedules, batches
@@ -12,38 +14,27 @@ undisturbed one. The children are spawned, never forked: gRPC doesn't survive a 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
 import psutil
 from tokenizers import Tokenizer
+from vllm import SamplingParams
+from vllm.config import StructuredOutputsConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
+from vllm.inputs.engine import tokens_input
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.metrics.loggers import StatLoggerBase
 
 from services.generator.types import ModelLoad, Sampling
 from services.generator.vllm.answering import Step
 from services.generator.vllm.mourner import Mourner
 from services.generator.vllm.options import Options
 from weft.errors import Reason, WeftError, error
-
-# Read by vLLM when it is imported: its logs are ours, it fetches nothing and tells nobody anything.
-for _name, _value in (
-    ("VLLM_WORKER_MULTIPROC_METHOD", "spawn"),
-    ("VLLM_CONFIGURE_LOGGING", "0"),
-    ("VLLM_NO_USAGE_STATS", "1"),
-    ("HF_HUB_OFFLINE", "1"),
-):
-    os.environ.setdefault(_name, _value)
-
-from vllm import SamplingParams  # noqa: E402
-from vllm.config import StructuredOutputsConfig  # noqa: E402
-from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: E402
-from vllm.exceptions import VLLMClientError  # noqa: E402
-from vllm.inputs.engine import tokens_input  # noqa: E402
-from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams  # noqa: E402
-from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # noqa: E402
-from vllm.v1.metrics.loggers import StatLoggerBase  # noqa: E402
 
 LOOK_INTERVAL_S: Final = 0.1
 SHUTDOWN_S: Final = 2.0

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib
+import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mesh.plugins import Url
 from services.generator.ports import Surroundings
@@ -33,6 +34,15 @@ from weft.errors import Reason, error
 
 if TYPE_CHECKING:
     from services.generator.vllm.engine import Engine
+
+
+# Of vLLM, where the operator doesn't say otherwise: its logs are ours, it fetches nothing and tells nobody anything.
+_ENVIRONMENT: Final = {
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_CONFIGURE_LOGGING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
 
 
 class Vllm:
@@ -109,6 +119,8 @@ class Vllm:
 
 def _make(options: Options) -> Engine:
     """Blocks for as long as importing vLLM and loading the model take."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     engine: Engine = importlib.import_module("services.generator.vllm.engine").Engine(options)
     return engine
 
