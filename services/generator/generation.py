@@ -36,7 +36,7 @@ from services.generator.types import (
 from weft.errors import Reason, WeftError, error
 from weft.values import Degradation
 
-COALESCE_INTERVAL_S: Final = 0.025
+COALESCE_INTERVAL_S: Final = 0.05
 FALLBACK_REASONS: Final = frozenset({Reason.MODEL_UNAVAILABLE, Reason.DEPENDENCY_UNAVAILABLE})
 
 _log = logging.getLogger(__name__)

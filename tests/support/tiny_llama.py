@@ -1,6 +1,6 @@
 """A Llama small enough to be made on the spot, for tests and benchmarks of whatever serves models.
 
-    python -m tests.support.tiny_llama DIRECTORY        (in .venv-vllm: needs torch, transformers and tokenizers)
+    python -m tests.support.tiny_llama DIRECTORY [LAYERS]      (in .venv-vllm: needs torch and transformers)
 
 Random weights say nothing, but what they say must be good to test with: never the same token over and over, of one
 known length, each token depending on everything before it, and with characters that take several tokens. So some of
@@ -32,6 +32,7 @@ VOCABULARY: Final = 2_048
 SPELT: Final = "🦁".encode()
 SPELT_AT: Final = 5
 _HIDDEN: Final = 128
+LAYERS: Final = 4
 _READ: Final = 60.0  # so large that the phase always wins over the random rest
 _WRITE: Final = 40.0
 _ROOT: Final = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ _TEMPLATE: Final = (
 )
 
 
-def make(directory: Path, *, seed: int = 7) -> Path:
+def make(directory: Path, *, layers: int = LAYERS, seed: int = 7) -> Path:
     """Write the model: weights in float32, configuration, tokenizer. Returns the directory."""
     import torch  # these take seconds to import, and only this needs them
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -53,7 +54,7 @@ def make(directory: Path, *, seed: int = 7) -> Path:
         vocab_size=len(tokenizer),
         hidden_size=_HIDDEN,
         intermediate_size=2 * _HIDDEN,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT_TOKENS,
@@ -147,4 +148,4 @@ def _sign_of_byte(byte: int) -> str:
 
 
 if __name__ == "__main__":
-    print(make(Path(sys.argv[1])))
+    print(make(Path(sys.argv[1]), layers=int(sys.argv[2]) if len(sys.argv) > 2 else LAYERS))
