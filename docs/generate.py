@@ -6,6 +6,7 @@ A page that is typed drifts; these can't: CI runs ``make gen-check`` and fails o
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import Final
@@ -49,6 +50,8 @@ def rows(settings: type[BaseSettings], *, skip: frozenset[str] = frozenset()) ->
 
 def row(variable: str, default: object, description: str | None) -> str:
     shown = ",".join(map(str, default)) if isinstance(default, (tuple, list)) else str(default)
+    if isinstance(default, dict):
+        shown = json.dumps(default) if default else ""
     text = " ".join((description or "").split()).replace("|", "\\|")
     return f"| `{variable}` | {f'`{shown}`' if shown else ''} | {text} |"
 

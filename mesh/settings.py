@@ -24,7 +24,7 @@ from weft.errors import Reason, WeftError, error
 PREFIX: Final = "WEFT_"
 # Groups of names that belong to one process or service. Other services' groups are let through: one
 # environment may configure the whole mesh.
-GROUPS: Final = ("RETRIEVER", "GENERATOR", "TOOLS", "ORCHESTRATOR", "CONTROLPLANE", "COLLECTOR", "JOBS")
+GROUPS: Final = ("RETRIEVER", "GENERATOR", "TOOLS", "ORCHESTRATOR", "CONTROLPLANE", "COLLECTOR")
 _FOREIGN_PREFIXES: Final = ("WEFT_TEST_", "WEFT_BENCH_", "WEFT_CLI_")
 
 
@@ -33,7 +33,7 @@ class LoadWeights(BaseModel):
 
     cpu: float = Field(0.4, ge=0, description="weight of the process's CPU use, as a share of the cores")
     pending: float = Field(0.6, ge=0, description="weight of calls under way, as a share of pending_full")
-    gpu_memory: float = Field(0.8, ge=0, description="weight of used GPU memory, as a share; ignored without GPU")
+    gpu_memory: float = Field(0.8, ge=0, description="weight of used GPU memory, as a share; no backend tells it yet")
     pending_full: int = Field(64, ge=1, description="calls under way that count as a full replica")
     report_interval_s: float = Field(1.0, ge=0.1, le=60, description="seconds between out-of-band load reports")
 

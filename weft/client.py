@@ -276,7 +276,7 @@ class Client:
         progress = Progress(uploads, on_progress)
         try:
             async with asyncio.timeout(timeout_s):
-                await self._upload(progress, collection_name, uuid.uuid4().hex if detach else None)
+                await self._upload(progress, collection_name, uuid.uuid4().hex if detach else None, timeout_s)
         except TimeoutError:
             raise error(
                 Reason.DEADLINE_EXCEEDED,
@@ -291,25 +291,25 @@ class Client:
             self._epochs[collection_name or _DEFAULT_COLLECTION] = result.epoch
         return result
 
-    async def _upload(self, progress: Progress, collection: str, detached: str | None) -> None:
+    async def _upload(self, progress: Progress, collection: str, detached: str | None, timeout_s: float) -> None:
         tries_left = _INGEST_TRIES
         while True:
             before = len(progress.waiting)
             try:
-                return await self._upload_once(progress, collection, detached)
+                return await self._upload_once(progress, collection, detached, timeout_s)
             except aio.AioRpcError as exc:
-                failure = self._explain(exc, "retriever", _INGEST_TIMEOUT_S)
+                failure = self._explain(exc, "retriever", timeout_s)
                 tries_left = _INGEST_TRIES if len(progress.waiting) < before else tries_left - 1
                 if not is_break(exc, failure) or tries_left == 0:
                     raise failure from exc
             await asyncio.sleep(_INGEST_PAUSE_S)
 
-    async def _upload_once(self, progress: Progress, collection: str, detached: str | None) -> None:
+    async def _upload_once(self, progress: Progress, collection: str, detached: str | None, timeout_s: float) -> None:
         # A new one for each try, which sends other documents; detached, all are sent again and it is the same ingest.
         request_id = detached or uuid.uuid4().hex
         stub = retriever_pb2_grpc.RetrieverServiceStub(self._connection.channel("retriever"))
         messages = requests(progress, collection, request_id, detach=detached is not None)
-        call = stub.IngestDocuments(messages, timeout=_INGEST_TIMEOUT_S, metadata=self._connection.metadata(request_id))
+        call = stub.IngestDocuments(messages, timeout=timeout_s, metadata=self._connection.metadata(request_id))
         try:
             async for message in call:
                 progress.take(message)

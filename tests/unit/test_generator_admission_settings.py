@@ -61,6 +61,7 @@ def test_a_number_is_for_all_and_an_object_for_some(
         ("TOKENS_PER_MINUTE", '{"acme/llama": 5}', "no model 'llama'"),
         ("BUDGETS", '{"acme": {"tokens_per_week": 5}}', "no budget; there are: tokens_per_day"),
         ("BUDGETS", '{"acme": {"tokens_per_day": 0}}', "allowed is above 0"),
+        ("BUDGETS", '{"acme/llama": {"tokens_per_day": 5}}', "is no TENANT"),
         ("BUDGETS", '{"acme": {"money_per_day": 5}}', "WEFT_GENERATOR__PRICES"),
     ],
 )

@@ -100,6 +100,8 @@ class AdmissionOptions(BaseModel):
     @classmethod
     def _known_budgets(cls, given: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
         for tenant, budget in given.items():
+            if "/" in tenant:
+                raise ValueError(f"{tenant[:80]!r} is no TENANT: budgets are a tenant's, whatever the model")
             for quota, amount in budget.items():
                 high = MAX_TOKENS if quota.startswith("tokens") else MAX_MONEY
                 if quota not in BUDGETS:
