@@ -138,11 +138,12 @@ class Leaver:
                 if point == "cancelled" and texts == 2:
                     task = asyncio.current_task()
                     assert task is not None
+                    at_ns = time.time_ns()  # the call is cancelled on the way out, before `finally` comes
                     task.cancel()  # as a deadline or a closing connection of the application would
             else:
                 self.unexpected.append(f"{point}: the answer came to its end")
         finally:
-            at_ns = time.time_ns()
+            at_ns = at_ns or time.time_ns()
             with suppress(asyncio.CancelledError):
                 await stream.aclose()
             self.left.append({"trace_id": trace_id, "left_unix_ns": at_ns, "point": point})
