@@ -253,6 +253,8 @@ class Worker:
             except LeaseLost:
                 return _stop(running, work, "lost")
             except WeftError as err:
+                if time.monotonic() >= running.safe_until_s:
+                    return _stop(running, work, "lost")
                 _log.warning("the lease of jobs/%s cannot be renewed, trying again: %s", lease.job, err)
                 await asyncio.sleep(min(_RETRY_S, interval_s / 3))
                 continue

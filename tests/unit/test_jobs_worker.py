@@ -177,6 +177,32 @@ async def test_a_process_that_was_paused_too_long_is_stopped_and_its_check_refus
     assert refused
 
 
+async def test_work_stops_when_its_lease_runs_out_while_the_queue_is_away(
+    queue: SqliteJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = asyncio.Event()
+
+    async def away(*_: object) -> None:
+        raise error(Reason.DEPENDENCY_UNAVAILABLE, "away")
+
+    async def handler(running: Running) -> bytes:
+        if running.job.attempts > 1:
+            return b"again"
+        monkeypatch.setattr(queue, "heartbeat", away)
+        monkeypatch.setattr(queue, "get", away)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            monkeypatch.undo()
+            stopped.set()
+        return b"first"
+
+    async with working(queue, {"work": handler}):
+        name = await submit(queue)
+        await asyncio.wait_for(stopped.wait(), 10)
+        assert (await ended(queue, name)).result == b"again"
+
+
 async def test_a_failure_that_may_pass_is_tried_again_and_one_for_good_is_not(queue: SqliteJobs) -> None:
     async def passing(running: Running) -> bytes:
         if running.job.attempts < 3:

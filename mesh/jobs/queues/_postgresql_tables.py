@@ -90,9 +90,10 @@ WHERE seq = $1 RETURNING *"""
 _HELD: Final = " WHERE tenant = $1 AND id = $2 AND state = 'running' AND owner = $3 AND fence = $4 "
 HELD: Final = f"SELECT * FROM weft_jobs.jobs {_HELD} FOR UPDATE"
 RENEW: Final = f"UPDATE weft_jobs.jobs SET expires_s = {_NOW} + $5 {_HELD} RETURNING cancelling"
+# `done` never falls: what is done again is no progress, or a job that fails at one place would never be given up.
 PROGRESS: Final = f"""
 UPDATE weft_jobs.jobs SET strikes = CASE WHEN $5 > done THEN 0 ELSE strikes END,
-    done = $5, total = $6, unit = $7, message = $8 {_HELD} RETURNING id"""
+    done = greatest(done, $5), total = $6, unit = $7, message = $8 {_HELD} RETURNING id"""
 END: Final = f"""
 UPDATE weft_jobs.jobs SET state = $5, error = $6, result = $7, updated_s = {_NOW}, cancelling = false
 {_HELD} RETURNING id"""

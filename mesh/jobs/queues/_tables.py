@@ -75,9 +75,10 @@ TAKE: Final = (
 # Every statement of a worker ends with this: its lease is the newest one, and the job still runs.
 HELD: Final = " WHERE tenant = ? AND id = ? AND state = 'running' AND owner = ? AND fence = ?"
 RENEW: Final = "UPDATE jobs SET expires_s = ?" + HELD
+# `done` never falls: what is done again is no progress, or a job that fails at one place would never be given up.
 PROGRESS: Final = (
-    "UPDATE jobs SET strikes = CASE WHEN ? > done THEN 0 ELSE strikes END, done = ?, total = ?, unit = ?, message = ?"
-    + HELD
+    "UPDATE jobs SET strikes = CASE WHEN ? > done THEN 0 ELSE strikes END, done = max(done, ?), total = ?, "
+    "unit = ?, message = ?" + HELD
 )
 END: Final = "UPDATE jobs SET state = ?, error = ?, result = ?, updated_s = ?, cancelling = 0" + HELD
 REQUEUE: Final = "UPDATE jobs SET state = 'queued', due_s = ?, strikes = max(0, strikes - ?), updated_s = ?" + HELD
