@@ -161,6 +161,16 @@ async def test_after_a_minute_only_a_budget_takes_back_what_was_too_much(ledger:
     await budget_only.reserve("acme", "llama", Work(0, 1_400))
 
 
+async def test_what_comes_back_when_its_minute_is_over_is_no_room_in_the_next(ledger: Ledger) -> None:
+    (rule,) = rules_for("acme", "llama", {"acme": 100}, {}, NOW)
+
+    async def late(counters: Counters) -> tuple[bool, bool]:
+        await counters.correct(rule, -80)  # of an answer that began in the minute before
+        return await counters.take(rule, 100), await counters.take(rule, 1)
+
+    assert await ledger.run(late) == (True, False)
+
+
 async def test_a_budget_of_money_counts_by_price(ledger: Ledger) -> None:
     limited = quota(ledger, budgets={"*": {"money_per_month": 2.5}})
     reserved = await limited.reserve("acme", "llama", Work(100, 100))  # 2.00

@@ -40,7 +40,12 @@ class Counters:
         key, expiry_s = _place(rule)
         if rule.is_budget:
             await self._storage.incr(key, expiry_s, amount)
-        else:
+            return
+        if amount < 0:
+            # No more than this minute has: what was taken in the one before would be room for the next minute, too.
+            _, _, current, _ = await self._storage.get_sliding_window(key, expiry_s)
+            amount = -min(-amount, max(0, current))
+        if amount:
             await self._storage.acquire_sliding_window_entry(key, _NO_LIMIT, expiry_s, amount)
 
     async def room_in_s(self, rule: Rule, amount: int) -> float:

@@ -74,8 +74,8 @@ class TenantQuota:
             try:
                 for one in wanted:
                     if not await counters.take(one.rule, one.amount):
-                        await _correct(counters, [_Taken(other.rule, -other.amount) for other in reserved.taken])
-                        reserved.taken.clear()
+                        back, reserved.taken = reserved.taken, []  # first: once, whoever is cancelled
+                        await _correct(counters, [_Taken(other.rule, -other.amount) for other in back])
                         raise _exceeded(one, tenant, model, await _wait_s(counters, one, now))
                     reserved.taken.append(one)
             except BaseException:
