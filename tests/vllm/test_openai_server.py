@@ -95,9 +95,13 @@ async def test_whoever_leaves_stops_the_servers_work(server: VllmServer, more: s
     schema = {"type": "object", "properties": {"at": {"type": "integer"}}, "required": ["at"]}
     endless = fitting(schema, max_tokens)  # the model likes white space
     async with house(m=server.url(more)) as h:
-        before = server.metric("vllm:generation_tokens_total")
-        call = h.stub.Generate(endless, timeout=60)
-        await call.read()
+        for _ in range(3):  # a busy machine may show the beginning of an answer when the server is through with it
+            begun = server.metric("vllm:generation_tokens_total")
+            call = h.stub.Generate(endless, timeout=60)
+            await call.read()
+            before = server.metric("vllm:generation_tokens_total")
+            if before - begun < max_tokens / 2:
+                break
         call.cancel()
         left_s = time.monotonic()
         await asyncio.to_thread(_wait_idle, server)
