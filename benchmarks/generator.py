@@ -3,8 +3,8 @@
     make vllm && .venv-vllm/bin/python -m benchmarks.generator [--seconds 10] [--rounds 3] [--callers 32] [--layers 16]
 
 One process holds one engine (a Llama in float32, made on the spot) and three ways to it. By default its 16 layers take
-about 18 ms a step with 32 answers, like a model of 8 billion weights on one GPU; with `--layers 4` it says three times
-as much as anybody's, and what the service does for each token weighs three times as heavily:
+about 18 ms a step with 32 answers, like a model of 8 billion weights on one GPU; with `--layers 4` it says
+three times as many tokens, and what the service does for each weighs three times as heavily:
 
     bare        AsyncLLM.generate, called in that process: vLLM's own text, no wire
     service     what wiring.py puts around a model (template, accounting, admission, citations), served over gRPC,

@@ -190,13 +190,13 @@ async def replica(
     plan: Sequence[PlannedCall] = (),
     options: Options | None = None,
     limits: Limits | None = None,
-    wrap: Callable[[SqliteSessions], Sessions] = lambda sessions: sessions,
+    wrap: Callable[[SqliteSessions], Any] = lambda sessions: sessions,
     owner: str = "orchestrator-1",
 ) -> AsyncIterator[Replica]:
     """A replica over the session store in ``place``."""
     store = SqliteSessions(place / "sessions.db", limits or Limits())
     await store.check()
-    sessions = wrap(store)
+    sessions: Sessions = wrap(store)
     retriever, generator = retriever or ScriptedRetriever(), generator or ScriptedGenerator()
     tools, planner = tools or ScriptedTools(), ScriptedPlanner(list(plan))
     peers = Peers(retriever, generator, tools, Catalogue(tools), planner)

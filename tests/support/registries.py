@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ METHODS = (Method("/weft.test.v1.TestService/Read", True), Method("/weft.test.v1
 BACK_S = 15.0  # an emptied registry knows everybody again within this
 
 
-class Backend:
+class Backend(ABC):
     """One registry under test."""
 
     url = ""
@@ -41,17 +42,17 @@ class Backend:
         self.directory = directory
         self._stack = AsyncExitStack()
 
+    @abstractmethod
     async def start(self) -> None:
         """Start it, or start it again, empty."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def kill(self) -> None:
         """Take it away without a word."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def registry(self) -> Registry:
         """The control plane's side of what runs now."""
-        raise NotImplementedError
 
     def settings(self) -> ServiceSettings:
         return ServiceSettings()

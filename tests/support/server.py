@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -41,7 +42,7 @@ def find(name: str, variable: str, installer: str, more: Sequence[str] = ()) -> 
     return found
 
 
-class Server:
+class Server(ABC):
     """One process and its children. Subclasses say how it is launched, and when it is ready."""
 
     name: str
@@ -52,17 +53,17 @@ class Server:
         self._popen: subprocess.Popen[bytes] | None = None
         self._started = False
 
+    @abstractmethod
     def command(self) -> list[str]:
         """What is executed, with today's ports."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take_ports(self) -> None:
         """Choose ports: before the first start, and again if one was taken."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ready(self, pid: int) -> bool:
         """Whether it serves. Exceptions of the operating system say no."""
-        raise NotImplementedError
 
     def options(self) -> dict[str, Any]:
         """More for Popen."""

@@ -239,7 +239,7 @@ async def test_a_reader_with_more_time_outlives_the_one_who_began(tmp_path: Path
         def __getattr__(self, name: str) -> Any:
             return getattr(self._sessions, name)
 
-    async with replica(tmp_path, wrap=Slow) as r:  # type: ignore[arg-type]
+    async with replica(tmp_path, wrap=Slow) as r:
         hasty = Reader(r, request_id="r1", timeout_s=0.5)
         await eventually(lambda: bool(hasty.had))
         patient = Reader(r, request_id="r1", timeout_s=9.0)

@@ -58,14 +58,14 @@ async def test_a_turn_is_resumed_wherever_its_replica_died(tmp_path: Path, after
             tools=tools,
             plan=PLAN,
             limits=QUICK,
-            wrap=lambda sessions: Mortal(sessions, after, done),  # type: ignore[arg-type,return-value]
+            wrap=lambda sessions: Mortal(sessions, after, done),
         ) as dying,
         replica(
             tmp_path, generator=ScriptedGenerator(says("It is all", " woven.")), tools=tools, plan=PLAN, limits=QUICK
         ) as other,
     ):
         had = await until_it_breaks(dying, request_id="r1")
-        died = bool(dying.sessions.dead)  # type: ignore[attr-defined]
+        died = bool(vars(dying.sessions)["dead"])
         calls = len(tools.calls)
         resume = {"resume_turn": 1, "after_sequence": had[-1].sequence} if had else {}
         rest = await other.ask(request_id="r1", **resume) if not isinstance(had[-1].event, Finished) else []
@@ -104,7 +104,7 @@ async def test_one_write_that_fails_ends_the_stream_and_loses_no_text(tmp_path: 
             return getattr(self._sessions, name)
 
     slowly = [STARTED, *(step for text in ("It ", "is ", "so.") for step in (GenerationDelta(text), 0.03)), END]
-    async with replica(tmp_path, generator=ScriptedGenerator([0.08, *slowly]), wrap=Hiccup) as r:  # type: ignore[arg-type]
+    async with replica(tmp_path, generator=ScriptedGenerator([0.08, *slowly]), wrap=Hiccup) as r:
         had = await until_it_breaks(r, request_id="r1")
         assert writes == failing
         rest = await r.ask(request_id="r1", resume_turn=1, after_sequence=had[-1].sequence)
@@ -174,7 +174,7 @@ async def test_a_reader_elsewhere_takes_the_turn_over_when_its_owner_dies(tmp_pa
             tmp_path,
             generator=ScriptedGenerator(slowly),
             limits=QUICK,
-            wrap=lambda sessions: Mortal(sessions, 3, False),  # type: ignore[arg-type,return-value]
+            wrap=lambda sessions: Mortal(sessions, 3, False),
         ) as dying,
         replica(tmp_path, generator=ScriptedGenerator(says("It is all woven.")), limits=QUICK) as other,
     ):
@@ -207,7 +207,7 @@ async def test_an_owner_that_lost_its_lease_follows_the_new_one(tmp_path: Path) 
             return getattr(self._sessions, name)
 
     async with (
-        replica(tmp_path, generator=slow, limits=QUICK, wrap=Paused) as old,  # type: ignore[arg-type]
+        replica(tmp_path, generator=slow, limits=QUICK, wrap=Paused) as old,
         replica(tmp_path, generator=fresh, limits=QUICK, owner="other") as new,
     ):
         first = asyncio.create_task(old.ask(request_id="r1"))
@@ -311,7 +311,7 @@ async def test_a_session_deleted_under_a_running_turn_ends_it(tmp_path: Path) ->
 
 
 async def test_a_store_that_is_down_fails_the_turn_clearly(tmp_path: Path) -> None:
-    async with replica(tmp_path, wrap=lambda sessions: Mortal(sessions, 1, False)) as r:  # type: ignore[arg-type,return-value]
+    async with replica(tmp_path, wrap=lambda sessions: Mortal(sessions, 1, False)) as r:
         with pytest.raises(WeftError) as caught:
             await r.ask()
         assert caught.value.reason == Reason.DEPENDENCY_UNAVAILABLE
