@@ -5,6 +5,7 @@ Checks are in ``door``, conversions in ``messages``; each handler is the call of
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from grpc import aio
@@ -54,8 +55,15 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         requests = aiter(request_iterator)
         start = door.check_start(await anext(requests, None))
 
+        writing: set[asyncio.Future[None]] = set()
+
         async def tell(progress: Progress) -> None:
-            await context.write(pb.IngestDocumentsResponse(progress=messages.progress(progress)))
+            # Seen through even if we are cancelled: while a message is on its way, gRPC can't send why the call failed.
+            message = pb.IngestDocumentsResponse(progress=messages.progress(progress))
+            write = asyncio.ensure_future(context.write(message))
+            writing.add(write)
+            write.add_done_callback(writing.discard)
+            await asyncio.shield(write)
 
         documents = door.incoming(requests, self._max_document_bytes)
         try:
@@ -64,6 +72,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             job = await self._receiver.run(collection, start.request_id, documents, tell, detach=start.detach)
         except WeftError:
             await door.hear_out(requests)
+            await asyncio.gather(*writing, return_exceptions=True)
             raise
         finished = messages.ingested(job, self._library.epoch(collection.sequence))
         epoch = self._library.epoch(finished.epoch.sequence)

@@ -91,6 +91,15 @@ async def test_other_documents_under_the_same_request_id_are_refused(
         assert other_tenant.finished.documents == len(documents)
 
 
+async def test_a_refusal_in_the_middle_of_the_reports_is_told(tmp_path: Path) -> None:
+    async with served(tmp_path) as retriever:
+        await retriever.ingest(DOCUMENTS, request_id="r")
+        for changed in range(200):
+            others = {} if changed % 2 else DOCUMENTS | {"4.txt": "another text"}
+            refused = failure(retriever.ingest(others, request_id="r"))
+            assert (await asyncio.wait_for(refused, 10)).reason == "REQUEST_ID_REUSED"
+
+
 async def test_a_detached_ingest_is_acknowledged_when_it_is_uploaded_and_its_job_does_the_rest(tmp_path: Path) -> None:
     async with served(tmp_path) as retriever:
         outcome = await retriever.ingest(LONG, request_id="r", detach=True)
