@@ -16,7 +16,7 @@ import pytest
 
 from mesh import plugins
 from mesh.plugins import Url
-from services.retriever.ingest.uploads import BlobKey, Blobs, Fenced, Intake, Item
+from services.retriever.ingest.uploads import BlobKey, Blobs, Fenced, Held, Intake, Item
 from services.retriever.types import Outcome
 from tests.support.postgresql import PostgresqlServer, postgresql_server  # noqa: F401 - a fixture
 from weft.errors import Reason, WeftError, error
@@ -55,11 +55,11 @@ async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         await store.blobs.close()
 
 
-async def keep(blobs: Blobs, data: bytes, number: int = 1, job: str = J, part_bytes: int = 700_000) -> BlobKey:
+async def keep(blobs: Blobs, data: bytes, number: int = 1, upload: str = J, part_bytes: int = 700_000) -> BlobKey:
     writer = blobs.writer()
     for at in range(0, len(data), part_bytes):
         await writer.write(data[at : at + part_bytes])
-    return await writer.keep(T, job, number, durable=number % 2 == 0)
+    return await writer.keep(T, upload, number, durable=number % 2 == 0)
 
 
 async def content(blobs: Blobs, key: BlobKey) -> bytes:
@@ -78,12 +78,17 @@ def item(number: int, source: str = "", **fields: object) -> Item:
     return Item(**{"number": number, "source": source, "sha256": sha256, "size_bytes": 100} | fields)  # type: ignore[arg-type]
 
 
-async def begin(intake: Intake, job: str = J, sender: str = SENDER) -> None:
-    await intake.put(T, job, sender, [], begins="c")
+async def begin(intake: Intake, job: str = J, sender: str = SENDER) -> str:
+    return await intake.begin(T, job, sender, "c")
 
 
 async def put(intake: Intake, *items: Item, job: str = J) -> list[bool]:
-    return await intake.put(T, job, SENDER, items)
+    return await intake.put(T, job, await begin(intake, job), items)
+
+
+async def held(intake: Intake, job: str = J) -> Held:
+    (found,) = [one for one in await intake.held(0, 10) if one.job == job]
+    return found
 
 
 async def settle(intake: Intake, one: Item, outcome: Outcome = Outcome.INDEXED, job: str = J, fence: int = 1) -> None:
@@ -101,17 +106,17 @@ async def test_a_blob_comes_back_as_it_was_written(stores: tuple[Store, Store], 
         assert all(len(part) <= 1 << 20 for part in parts)
 
 
-async def test_a_blob_is_its_job_s_and_its_number_s_own(stores: tuple[Store, Store]) -> None:
+async def test_a_blob_is_its_upload_s_and_its_number_s_own(stores: tuple[Store, Store]) -> None:
     blobs = stores[0].blobs
     kept = [await keep(blobs, b"same", 1), await keep(blobs, b"same", 2), await keep(blobs, b"same", 1, "b" * 32)]
     await blobs.remove(kept[:1])
     await blobs.remove(kept[:1])
     assert await refused(blobs, kept[0]) == "STORE_CORRUPT"
     assert [await content(stores[1].blobs, key) for key in kept[1:]] == [b"same", b"same"]
-    await blobs.remove_job(T, J)
+    await blobs.remove_upload(T, J)
     assert await refused(blobs, kept[1]) == "STORE_CORRUPT"
     assert await content(blobs, kept[2]) == b"same"
-    await blobs.remove_job(T, J)
+    await blobs.remove_upload(T, J)
 
 
 async def test_small_blobs_come_and_go_together(stores: tuple[Store, Store]) -> None:
@@ -134,15 +139,16 @@ async def test_small_blobs_come_and_go_together(stores: tuple[Store, Store]) -> 
 
 async def test_documents_are_listed_together_or_not_at_all(stores: tuple[Store, Store]) -> None:
     one, other = stores[0].intake, stores[1].intake
-    assert await one.put(T, J, SENDER, [item(1), item(2)], begins="c", total=2, durable=True) == [True, True]
+    upload = await begin(one)
+    assert await one.put(T, J, upload, [item(1), item(2)], total=2, durable=True) == [True, True]
     receipt = await other.receipt(T, J)
     assert receipt is not None
     assert (receipt.count, receipt.complete) == (2, True)
     with pytest.raises(WeftError) as caught:
-        await one.put(T, J, SENDER, [item(2), item(3)])
+        await one.put(T, J, upload, [item(2), item(3)])
     assert caught.value.reason == "REQUEST_ID_REUSED"
     with pytest.raises(WeftError):
-        await one.put(T, J, SENDER, [item(1)], total=1)
+        await one.put(T, J, upload, [item(1)], total=1)
     assert [there.number for there in await other.items(T, J, 0, 9)] == [1, 2]
     await other.settle(T, J, 1, [item(n, outcome=Outcome.INDEXED, sequence=n) for n in (1, 2)])
     assert [there.sequence for there in await one.items(T, J, 0, 9)] == [1, 2]
@@ -168,7 +174,7 @@ async def test_what_is_dropped_is_not_there_and_the_same_again_is(stores: tuple[
 
 async def test_documents_are_listed_as_they_came_and_their_outcomes_stay(stores: tuple[Store, Store]) -> None:
     one, other = stores[0].intake, stores[1].intake
-    await begin(one)
+    upload = await begin(one)
     failure = error(Reason.DOCUMENT_TOO_LARGE, "too large", size_bytes=9)
     sent = [
         item(1, title="T", mime_type="text/plain", metadata={"k": [1, "ä"]}),
@@ -177,7 +183,9 @@ async def test_documents_are_listed_as_they_came_and_their_outcomes_stay(stores:
     ]
     assert await put(one, *sent) == [True, False, True]
     listed = await other.items(T, J, 0, 10)
-    assert [replace(there, error=None) for there in listed] == [replace(there, error=None) for there in sent]
+    assert [replace(there, error=None) for there in listed] == [
+        replace(there, upload=upload, error=None) for there in sent
+    ]
     assert listed[1].error is not None
     assert (listed[1].error.reason, listed[1].error.metadata) == ("DOCUMENT_TOO_LARGE", {"size_bytes": "9"})
     await settle(other, sent[0])
@@ -188,26 +196,26 @@ async def test_documents_are_listed_as_they_came_and_their_outcomes_stay(stores:
 
 async def test_the_same_upload_again_is_recognised_and_another_is_refused(stores: tuple[Store, Store]) -> None:
     intake = stores[0].intake
-    await begin(intake)
+    upload = await begin(intake)
     await put(intake, item(1), item(2))
-    await intake.put(T, J, SENDER, [], total=2, durable=False)
+    await intake.put(T, J, upload, [], total=2, durable=False)
     await settle(intake, item(1))
-    await begin(stores[1].intake, sender="again")
+    assert await begin(stores[1].intake, sender="again") == upload
     assert await put(stores[1].intake, item(1), item(2)) == [False, True]
-    await intake.put(T, J, "again", [], total=2, durable=True)
+    await intake.put(T, J, upload, [], total=2, durable=True)
     for other in (item(1, "other.txt"), item(2, size_bytes=1), item(2, metadata={"a": 1}), item(3)):
         with pytest.raises(WeftError) as caught:
             await put(intake, other)
         assert caught.value.reason == "REQUEST_ID_REUSED"
     with pytest.raises(WeftError) as caught:
-        await intake.put(T, J, "again", [], total=1, durable=False)
+        await intake.put(T, J, upload, [], total=1, durable=False)
     assert caught.value.reason == "REQUEST_ID_REUSED"
 
 
 async def test_a_receipt_says_how_far_the_upload_is(stores: tuple[Store, Store]) -> None:
     one, other = stores[0].intake, stores[1].intake
     assert await one.receipt(T, J) is None
-    await begin(one)
+    upload = await begin(one)
     await put(one, item(1), item(2))
     receipt = await other.receipt(T, J)
     assert receipt is not None
@@ -221,7 +229,7 @@ async def test_a_receipt_says_how_far_the_upload_is(stores: tuple[Store, Store])
     signed = await other.receipt(T, J)
     assert signed is not None
     assert signed.silent_s < silent.silent_s
-    await one.put(T, J, SENDER, [], total=2, durable=False)
+    await one.put(T, J, upload, [], total=2, durable=False)
     done = await other.receipt(T, J)
     assert done is not None
     assert (done.complete, done.broken) == (True, False)
@@ -242,9 +250,9 @@ async def test_only_the_present_sender_can_break_an_upload_off_and_only_before_i
     assert not await broken()
     await intake.break_off(T, J, "second")
     assert await broken()
-    await begin(intake, sender="third")
+    upload = await begin(intake, sender="third")
     assert not await broken()
-    await intake.put(T, J, "third", [], total=0, durable=False)
+    await intake.put(T, J, upload, [], total=0, durable=False)
     await intake.break_off(T, J, "third")
     assert not await broken()
 
@@ -268,10 +276,10 @@ async def test_an_older_version_is_superseded_once_a_later_one_is_in(stores: tup
     later = "b" * 32
     await begin(one)
     await begin(one, later)
-    await one.put("stranger", later, SENDER, [], begins="c")
+    strange = await one.begin("stranger", later, SENDER, "c")
     await put(one, item(1, "doc.txt"))
     await put(one, item(1, "doc.txt"), job=later)
-    await one.put("stranger", later, SENDER, [item(1, "doc.txt")])
+    await one.put("stranger", later, strange, [item(1, "doc.txt")])
     await one.settle("stranger", later, 1, [item(1, "doc.txt", outcome=Outcome.INDEXED)])
     assert await other.superseded(T, J, [1, 2]) == set()
     await settle(one, item(1, "doc.txt"), Outcome.FAILED, later)
@@ -289,33 +297,61 @@ async def test_waiting_bytes_are_those_of_documents_not_settled(stores: tuple[St
     assert await stores[1].intake.waiting_bytes() == 200
     await settle(intake, item(1))
     assert await stores[1].intake.waiting_bytes() == 100
-    await intake.let_go(T, J)
+    assert await intake.let_go(await held(intake))
     assert await intake.waiting_bytes() == 0
 
 
 async def test_letting_go_forgets_what_waited_and_keeps_what_was_settled(stores: tuple[Store, Store]) -> None:
     one, other = stores[0].intake, stores[1].intake
     for job in (J, "b" * 32):
-        await begin(one, job)
+        upload = await begin(one, job)
         await put(one, item(1), item(2), job=job)
-        await one.put(T, job, SENDER, [], total=2, durable=False)
+        await one.put(T, job, upload, [], total=2, durable=False)
     await settle(one, item(1))
     places = await other.held(0, 10)
     assert [place.job for place in places] == [J, "b" * 32]
     assert [place.job for place in await other.held(places[0].place, 10)] == ["b" * 32]
-    await one.let_go(T, J)
+    assert await one.let_go(places[0])
     assert [place.job for place in await other.held(0, 10)] == ["b" * 32]
     assert [there.number for there in await other.items(T, J, 0, 9)] == [1]
     receipt = await other.receipt(T, J)
     assert receipt is not None
     assert (receipt.count, receipt.complete) == (1, False)
-    assert await put(one, item(2)) == [True]  # of a sender that had begun just before: it may have blobs again
+    again = await begin(other)  # sent again: what was lost goes in, by another name
+    assert again != places[0].upload
+    assert await other.put(T, J, again, [item(1), item(2)], total=2) == [False, True]
+    assert [there.upload for there in await one.items(T, J, 0, 9)] == [places[0].upload, again]
     assert [place.job for place in await other.held(0, 10)] == [J, "b" * 32]
-    await one.let_go(T, J)
-    await begin(other)  # sent again: what was lost goes in
-    assert await put(other, item(1), item(2)) == [False, True]
-    await other.put(T, J, SENDER, [], total=2, durable=False)
-    assert [place.job for place in await other.held(0, 10)] == [J, "b" * 32]
+
+
+async def test_only_the_sender_that_was_seen_is_let_go(stores: tuple[Store, Store]) -> None:
+    one, other = stores[0].intake, stores[1].intake
+    await begin(one, sender="first")
+    seen = await held(other)
+    upload = await begin(one, sender="second")
+    assert await one.put(T, J, upload, [item(1)], total=1) == [True]
+    assert not await other.let_go(seen)
+    assert [there.number for there in await other.items(T, J, 0, 9)] == [1]
+    seen = await held(other)
+    assert await other.let_go(seen)
+    assert not await one.let_go(seen)
+    assert await one.items(T, J, 0, 9) == []
+
+
+async def test_a_sender_that_was_let_go_can_list_nothing_that_waits(stores: tuple[Store, Store]) -> None:
+    one, other = stores[0].intake, stores[1].intake
+    upload = await begin(one)
+    await one.put(T, J, upload, [item(1), item(2)])
+    await settle(one, item(1))
+    assert await other.let_go(await held(other))
+    for items, total in (([item(3)], None), ([item(2)], 2), ([], 2)):
+        with pytest.raises(WeftError) as caught:
+            await one.put(T, J, upload, items, total=total)
+        assert caught.value.reason == "UPLOAD_INCOMPLETE"
+    assert await one.put(T, J, upload, [item(1)]) == [False]  # what is in is in
+    assert [there.number for there in await other.items(T, J, 0, 9)] == [1]
+    with pytest.raises(WeftError):
+        await one.put(T, "c" * 32, upload, [item(1)])  # nobody began it
 
 
 async def test_the_sweep_forgets_old_ingests_that_were_let_go_and_no_others(stores: tuple[Store, Store]) -> None:
@@ -324,7 +360,7 @@ async def test_the_sweep_forgets_old_ingests_that_were_let_go_and_no_others(stor
         await begin(one, job)
         await put(one, item(1), job=job)
         await settle(one, item(1), job=job)
-    await one.let_go(T, J)
+    assert await one.let_go(await held(other))
     assert not await other.sweep(60.0)
     assert await one.receipt(T, J) is not None
     await asyncio.sleep(0.1)
@@ -340,7 +376,7 @@ async def test_tenants_see_nothing_of_each_other(stores: tuple[Store, Store]) ->
     await put(intake, item(1))
     assert await intake.receipt("other", J) is None
     assert await intake.items("other", J, 0, 9) == []
-    await intake.let_go("other", J)
+    assert not await intake.let_go((await held(intake))._replace(tenant="other"))
     await intake.break_off("other", J, SENDER)
     receipt = await intake.receipt(T, J)
     assert receipt is not None

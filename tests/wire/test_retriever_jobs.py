@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from mesh.jobs import Limits, Submission
 from mesh.jobs.queues import sqlite
+from services.retriever.ingest import ingesting
+from services.retriever.ingest.uploads import Item
+from services.retriever.intakes import sqlite as intakes
+from services.retriever.types import CollectionKey, Outcome
 from tests.support.retriever_server import Served, failure, header, parts, served, start
+from weft.errors import Reason, WeftError
 from weft.jobs.v1 import jobs_pb2
 from weft.retriever.v1 import retriever_pb2 as pb
 
@@ -154,6 +160,37 @@ async def test_a_broken_upload_leaves_what_arrived_and_goes_on_when_it_is_sent_a
         assert again.progress[0] == first.progress
         assert again.finished.documents == 5
         assert (await only_job(retriever)).state == jobs_pb2.JOB_STATE_SUCCEEDED
+
+
+async def test_documents_are_waited_for_where_later_ones_are_there_already(tmp_path: Path) -> None:
+    """What waited of an earlier upload was let go, what was refused of it is still listed."""
+    async with served(tmp_path) as retriever:
+        await retriever.ingest({"0.txt": "text"})
+    queue = await sqlite.open_file(tmp_path / "jobs.db", Limits())
+    key = CollectionKey("default", "default")
+    job = await queue.submit(Submission("default", ingesting.KIND, "r", ingesting.payload(key)))
+    intake = await intakes.open_file(tmp_path / "intake.db")
+    upload = await intake.begin("default", job.id, "gone", "default")
+    refused = WeftError(Reason.DOCUMENT_EMPTY, "it is empty")
+    await intake.put(
+        "default", job.id, upload, [Item(3, "3.txt", sha256(b"").hexdigest(), outcome=Outcome.FAILED, error=refused)]
+    )
+
+    async def slow() -> AsyncIterator[pb.IngestDocumentsRequest]:
+        yield start(request_id="r")
+        for number in (1, 2):
+            await asyncio.sleep(0.5)
+            yield header(f"{number}.txt")
+            yield pb.IngestDocumentsRequest(data=b"text")
+        yield header("3.txt")
+
+    async with served(tmp_path) as retriever:
+        messages = [message async for message in retriever.stub.IngestDocuments(slow(), timeout=30)]
+        assert [m.progress.outcome for m in messages[:-1]] == [INDEXED, INDEXED, pb.INGEST_OUTCOME_FAILED]
+        assert messages[-1].finished.documents == 2
+        assert await listed(retriever) == ["0.txt", "1.txt", "2.txt"]
+    await intake.close()
+    await queue.close()
 
 
 async def test_a_cancelled_ingest_stops_and_its_caller_is_told(tmp_path: Path) -> None:

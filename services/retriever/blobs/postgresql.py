@@ -56,15 +56,15 @@ class PostgresqlBlobs:
         if digest.hexdigest() != key.sha256:
             raise damaged_blob(key, "its bytes are not those that were sent")
 
-    async def put(self, tenant: str, job: str, blobs: Mapping[int, bytes], *, durable: bool) -> dict[int, BlobKey]:
+    async def put(self, tenant: str, upload: str, blobs: Mapping[int, bytes], *, durable: bool) -> dict[int, BlobKey]:
         """Keep small ones, by their numbers, each whole."""
         keys = {
-            number: BlobKey(tenant, job, number, hashlib.sha256(data).hexdigest()) for number, data in blobs.items()
+            number: BlobKey(tenant, upload, number, hashlib.sha256(data).hexdigest()) for number, data in blobs.items()
         }
         hashes = [key.sha256 for key in keys.values()]
         async with self._database.transaction() as connection:
-            await connection.execute(sql.REMOVE_THESE, tenant, job, [*keys], hashes)  # the same bytes, sent before
-            await connection.execute(sql.PUT_SMALL, tenant, job, [*keys], hashes, [*blobs.values()])
+            await connection.execute(sql.REMOVE_THESE, tenant, upload, [*keys], hashes)  # the same bytes, sent before
+            await connection.execute(sql.PUT_SMALL, tenant, upload, [*keys], hashes, [*blobs.values()])
         return keys
 
     async def get(self, keys: Sequence[BlobKey]) -> list[bytes | WeftError]:
@@ -82,14 +82,14 @@ class PostgresqlBlobs:
     async def remove(self, keys: Sequence[BlobKey]) -> None:
         """Remove those that are there."""
         async with self._database.connection() as connection:
-            for (tenant, job), group in groupby(keys, lambda key: (key.tenant, key.job)):
+            for (tenant, upload), group in groupby(keys, lambda key: (key.tenant, key.upload)):
                 _, _, numbers, hashes = zip(*group, strict=True)
-                await connection.execute(sql.REMOVE_THESE, tenant, job, numbers, hashes)
+                await connection.execute(sql.REMOVE_THESE, tenant, upload, numbers, hashes)
 
-    async def remove_job(self, tenant: str, job: str) -> None:
-        """Remove all of a job."""
+    async def remove_upload(self, tenant: str, upload: str) -> None:
+        """Remove all of an upload."""
         async with self._database.connection() as connection:
-            await connection.execute(sql.REMOVE_JOB, tenant, job)
+            await connection.execute(sql.REMOVE_UPLOAD, tenant, upload)
 
     async def sweep(self) -> None:
         """Remove what writers that died left behind."""
@@ -121,9 +121,9 @@ class PostgresqlWriter:
             self._blob, self._written = blob, self._written + 1
             del self._buffer[:PART_BYTES]
 
-    async def keep(self, tenant: str, job: str, number: int, *, durable: bool) -> BlobKey:
+    async def keep(self, tenant: str, upload: str, number: int, *, durable: bool) -> BlobKey:
         """Put it in its place, whole."""
-        key = BlobKey(tenant, job, number, self._digest.hexdigest())
+        key = BlobKey(tenant, upload, number, self._digest.hexdigest())
         async with self._database.transaction() as connection:
             blob = await self._flush(connection)
             await connection.execute(sql.REMOVE, *key)  # the same bytes, sent before

@@ -1,4 +1,4 @@
-"""Blobs of a store on SQLite: files below its directory, ``DIR/blobs/TENANT/JOB/NUMBER-SHA256``.
+"""Blobs of a store on SQLite: files below its directory, ``DIR/blobs/TENANT/UPLOAD/NUMBER-SHA256``.
 
 A blob is written aside, in ``.incoming``, hashed on the way, and renamed to its place when it is whole: it is
 there entirely or not at all. ``durable`` adds the fsync of the file and of its directory. What writers that
@@ -60,14 +60,15 @@ class FileBlobs:
         if digest.hexdigest() != key.sha256:
             raise damaged_blob(key, "its bytes are not those that were sent")
 
-    async def put(self, tenant: str, job: str, blobs: Mapping[int, bytes], *, durable: bool) -> dict[int, BlobKey]:
+    async def put(self, tenant: str, upload: str, blobs: Mapping[int, bytes], *, durable: bool) -> dict[int, BlobKey]:
         """Keep small ones, by their numbers, each whole."""
 
         def work() -> dict[int, BlobKey]:
             keys = {
-                number: BlobKey(tenant, job, number, hashlib.sha256(data).hexdigest()) for number, data in blobs.items()
+                number: BlobKey(tenant, upload, number, hashlib.sha256(data).hexdigest())
+                for number, data in blobs.items()
             }
-            place = self._root / tenant / job
+            place = self._root / tenant / upload
             place.mkdir(parents=True, exist_ok=True)
             for number, data in blobs.items():
                 aside = self.new_aside()
@@ -105,9 +106,9 @@ class FileBlobs:
 
         await self.on_thread(work)
 
-    async def remove_job(self, tenant: str, job: str) -> None:
-        """Remove all of a job."""
-        await self.on_thread(shutil.rmtree, self._root / tenant / job, True)
+    async def remove_upload(self, tenant: str, upload: str) -> None:
+        """Remove all of an upload."""
+        await self.on_thread(shutil.rmtree, self._root / tenant / upload, True)
 
     async def sweep(self) -> None:
         """Remove what writers that died left behind."""
@@ -127,7 +128,7 @@ class FileBlobs:
 
     def path(self, key: BlobKey) -> Path:
         """Where a blob lies."""
-        return self._root / key.tenant / key.job / f"{key.number}-{key.sha256}"
+        return self._root / key.tenant / key.upload / f"{key.number}-{key.sha256}"
 
     def new_aside(self) -> Path:
         """A place to write to."""
@@ -172,12 +173,12 @@ class FileWriter:
         if self._buffered_bytes >= PART_BYTES:
             await self._blobs.on_thread(self._flush, False)
 
-    async def keep(self, tenant: str, job: str, number: int, *, durable: bool) -> BlobKey:
+    async def keep(self, tenant: str, upload: str, number: int, *, durable: bool) -> BlobKey:
         """Put it in its place, whole."""
 
         def work() -> BlobKey:
             self._flush(durable)
-            key = BlobKey(tenant, job, number, self._digest.hexdigest())
+            key = BlobKey(tenant, upload, number, self._digest.hexdigest())
             place = self._blobs.path(key)
             assert self._aside is not None
             place.parent.mkdir(parents=True, exist_ok=True)

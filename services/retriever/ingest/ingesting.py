@@ -33,7 +33,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from mesh.jobs import Job, LeaseLost
+from mesh.jobs import Job, JobState, LeaseLost
 from mesh.jobs.worker import Park, Running
 from services.retriever.embedding import Embedders
 from services.retriever.errors import unknown_collection
@@ -195,7 +195,7 @@ class _Run:
             if receipt is not None and receipt.complete:
                 self._total = receipt.count
             page = await self._intake.items(tenant, job, after, _PAGE) if receipt is not None else []
-            if page:
+            if page := _without_gaps(page, after):
                 after = page[-1].number
                 yield page
                 last_s = time.monotonic()
@@ -205,8 +205,10 @@ class _Run:
             if receipt is not None and receipt.complete and after >= receipt.count:
                 return
             if (receipt.broken or receipt.silent_s > SILENCE_S) if receipt is not None else idle_s > SILENCE_S:
-                await self._all_settled()
-                raise _incomplete(self._job, after)
+                if not self._under_way:
+                    raise _incomplete(self._job, after)
+                await self._all_settled()  # it may be back by then
+                continue
             if receipt is not None and idle_s > IDLE_S and not self._under_way:
                 raise Park(IDLE_S)
             await self._intake.changed(seen, 0.5)
@@ -309,7 +311,12 @@ class _Run:
         self._running.progress(tally.settled, self._total, "documents", message)
 
     def _blob(self, item: Item) -> BlobKey:
-        return BlobKey(self._job.tenant, self._job.id, item.number, item.sha256)
+        return BlobKey(self._job.tenant, item.upload, item.number, item.sha256)
+
+
+def _without_gaps(page: Sequence[Item], after: int) -> list[Item]:
+    """Those before the first number that is missing: it was let go, and is still to come again."""
+    return [item for number, item in enumerate(page, after + 1) if item.number == number]
 
 
 def _grouped(page: Sequence[Item]) -> Iterator[list[Item]]:
@@ -328,6 +335,11 @@ def _grouped(page: Sequence[Item]) -> Iterator[list[Item]]:
         group.append(item)
     if group:
         yield group
+
+
+def gave_up(job: Job) -> bool:
+    """Whether it ended for want of a sender. One that comes late sets it going again."""
+    return job.state is JobState.FAILED and job.error is not None and job.error.reason == Reason.UPLOAD_INCOMPLETE
 
 
 def _failed(item: Item, failure: WeftError) -> Item:

@@ -13,6 +13,9 @@ compared number by number with those that came before, what is new goes in, and 
 on. REQUEST_ID_REUSED is the answer to other documents under an old request_id; the documents of a job that ended are
 remembered for a day.
 
+A job that ended for want of a sender is set going again by the next one. It begins, so that the job finds a sender;
+sets the job going; and begins once more: a sweep that saw the job ended can't have seen this sender (``uploads``).
+
 With ``detach`` the upload is all that is waited for; it then survives a power cut, too. Without, a caller that
 goes away after the last document changes nothing: the job goes on. One that goes away before leaves a job
 that takes in what arrived and says UPLOAD_INCOMPLETE.
@@ -36,7 +39,7 @@ from mesh.jobs.worker import traceparent
 from mesh.validation import invalid
 from services.retriever.ingest import ingesting
 from services.retriever.ingest.ingesting import IDLE_S, SILENCE_S, Tally
-from services.retriever.ingest.uploads import SMALL_BYTES, BlobKey, Blobs, BlobWriter, Intake, Item
+from services.retriever.ingest.uploads import SMALL_BYTES, BlobKey, Blobs, BlobWriter, Intake, Item, let_go_meanwhile
 from services.retriever.types import Collection, Incoming, Outcome, Progress
 from weft.errors import Reason, WeftError, error
 
@@ -121,14 +124,14 @@ class _Upload:
         self._jobs, self._intake, self._blobs, self._bounds = house.jobs, house.intake, house.blobs, house.bounds
         self._house, self._collection, self._request_id = house, collection, request_id
         self._report, self._detach = report, detach
-        self._tenant, self._sender = collection.key.tenant, uuid.uuid4().hex
+        self._tenant, self._sender = collection.key.tenant, ""
+        self._upload = ""  # where the bytes go; '' before it has begun
         self._job: Job | None = None
         self._open: _Open | None = None
         self._shelf: list[_Open] = []  # whole, and to be stored next, all at once
         self._storing: asyncio.Task[None] | None = None
         self._count = 0
         self._since_look_bytes = 0
-        self._listed = False
         self._ended = False
         self._complete = False
         self._tasks: asyncio.TaskGroup
@@ -149,7 +152,7 @@ class _Upload:
             await self._shut()
             await self._stored()
         except BaseException:
-            if self._job is not None and self._listed:
+            if self._job is not None and self._upload:
                 await self._house.say_goodbye(self._tenant, self._job.id, self._sender)
             raise
         finally:
@@ -166,9 +169,9 @@ class _Upload:
             job = await self._jobs.wait(self._tenant, job_id, 0.0 if self._detach else _FOR_EVER_S)
             if job is None:
                 raise unknown_job(job_id)
-            if not _gave_up(job):
+            if not ingesting.gave_up(job):
                 return _checked(job)
-            await self._jobs.retry(self._tenant, job_id)  # on an earlier sender, just when we began
+            await self._set_going(job)  # it gave up on an earlier sender, just when we began
 
     async def _submit(self) -> Job:
         payload = ingesting.payload(self._collection.key)
@@ -178,24 +181,28 @@ class _Upload:
             raise _cancelled(job)
         return job
 
-    async def _list(self, items: Sequence[Item], total: int | None = None) -> list[bool]:
-        """List documents, or with none of them only that the upload begins; which of them wait to be worked on."""
-        if self._job is None:
-            self._job = await self._submit()
-        job, first = self._job, not self._listed
-        begins = self._collection.key.name if first else ""
-        durable = self._detach and total is not None
-        waiting = await self._intake.put(
-            self._tenant, job.id, self._sender, items, begins=begins, total=total, durable=durable
-        )
-        if first:
-            self._listed = True
-            self._signing = self._tasks.create_task(self._sign())
-            if not self._detach:
-                self._tasks.create_task(self._follow())
-            if job.state is JobState.FAILED:
-                await self._jobs.retry(self._tenant, job.id)
-        return waiting
+    async def _begin(self) -> Job:
+        """Ask for the job, and be its sender, who can be waited for from now on."""
+        job = self._job = await self._submit()
+        upload = await self._sign_on(job)
+        if job.state is JobState.FAILED:
+            upload = await self._sign_on(job, retry=True)
+        self._upload = upload
+        self._signing = self._tasks.create_task(self._sign())
+        if not self._detach:
+            self._tasks.create_task(self._follow())
+        return job
+
+    async def _sign_on(self, job: Job, *, retry: bool = False) -> str:
+        if retry:
+            await self._jobs.retry(self._tenant, job.id)
+        self._sender = uuid.uuid4().hex
+        return await self._intake.begin(self._tenant, job.id, self._sender, self._collection.key.name)
+
+    async def _set_going(self, job: Job) -> None:
+        """The job gave up on its sender, but here we are."""
+        if await self._sign_on(job, retry=True) != self._upload:
+            raise let_go_meanwhile(job.id)
 
     async def _next(self, header: Incoming) -> None:
         self._count += 1
@@ -218,7 +225,7 @@ class _Upload:
                 if len(document.data) <= SMALL_BYTES:
                     return
                 if self._storing is None:
-                    await self._list([])  # the sender can be waited for from now on
+                    await self._begin()
                 part, document.writer = bytes(document.data), self._blobs.writer()
                 document.data.clear()
             await document.writer.write(part)
@@ -255,17 +262,21 @@ class _Upload:
 
     async def _put(self, documents: Sequence[_Open], last: bool) -> None:
         """Keep documents, and list them. With ``last``, no more come."""
-        job = self._job = self._job or await self._submit()
+        job = self._job if self._job is not None and self._upload else await self._begin()
         taken = [document for document in documents if document.refused is None]
         small = {document.number: bytes(document.data) for document in taken if document.writer is None}
-        keys = await self._blobs.put(self._tenant, job.id, small, durable=self._detach) if small else {}
+        keys = await self._blobs.put(self._tenant, self._upload, small, durable=self._detach) if small else {}
         for document in taken:
             if document.writer is not None:
                 number = document.number
-                keys[number] = await document.writer.keep(self._tenant, job.id, number, durable=self._detach)
+                keys[number] = await document.writer.keep(self._tenant, self._upload, number, durable=self._detach)
         items = [_item(document, keys.get(document.number)) for document in documents]
         # Where that is refused the bytes stay, until the job has ended: they may be those of an earlier upload.
-        wanted = await self._list(items, self._count if last else None)
+        wanted = await self._intake.put(
+            *(self._tenant, job.id, self._upload, items),
+            total=self._count if last else None,
+            durable=self._detach and last,
+        )
         done = [
             keys[item.number] for item, waits in zip(items, wanted, strict=True) if not waits and item.number in keys
         ]
@@ -328,8 +339,8 @@ class _Upload:
         job = await self._jobs.get(self._tenant, self._job.id)
         if job is None:
             raise unknown_job(self._job.id)
-        if _gave_up(job):
-            await self._jobs.retry(self._tenant, job.id)
+        if ingesting.gave_up(job):
+            await self._set_going(job)
         elif job.state.ended:
             return _checked(job).state is JobState.SUCCEEDED and self._complete
         return False
@@ -344,11 +355,6 @@ def _item(document: _Open, key: BlobKey | None) -> Item:
         outcome=Outcome.FAILED if refused else None,
         error=refused,
     )
-
-
-def _gave_up(job: Job) -> bool:
-    """Whether it ended for want of a sender. One that comes late sets it going again."""
-    return job.state is JobState.FAILED and job.error is not None and job.error.reason == Reason.UPLOAD_INCOMPLETE
 
 
 def _checked(job: Job) -> Job:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from mesh.jobs import Jobs
-from services.retriever.ingest import reindex
+from services.retriever.ingest import ingesting, reindex
 from services.retriever.ingest.uploads import Blobs, Intake
 from services.retriever.ports import Log
 from services.retriever.replicas.replica import Replica
@@ -60,15 +60,19 @@ async def sweep_uploads(jobs: Jobs, intake: Intake, blobs: Blobs) -> None:
 
 
 async def let_go_of_ended(jobs: Jobs, intake: Intake, blobs: Blobs) -> None:
-    """Remove the bytes of uploads whose jobs have ended."""
+    """Remove the bytes of uploads whose jobs have ended. One that gave up just as the rest came in goes on instead."""
     place = 0
     while page := await intake.held(place, _PAGE):
-        for upload in page:
-            place = upload.place
-            job = await jobs.get(upload.tenant, upload.job)
-            if job is None or job.state.ended:
-                await intake.let_go(upload.tenant, upload.job)
-                await blobs.remove_job(upload.tenant, upload.job)
+        for held in page:
+            place = held.place
+            job = await jobs.get(held.tenant, held.job)
+            if job is not None and not job.state.ended:
+                continue
+            receipt = await intake.receipt(held.tenant, held.job)
+            if job is not None and ingesting.gave_up(job) and receipt is not None and receipt.complete:
+                await jobs.retry(held.tenant, held.job)
+            elif await intake.let_go(held):
+                await blobs.remove_upload(held.tenant, held.upload)
         await asyncio.sleep(_PAUSE_S)
 
 

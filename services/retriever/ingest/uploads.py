@@ -10,6 +10,11 @@ Small documents go by the group, since each call costs more than they do.
 
 A sender that begins again, after its stream broke or since it doesn't know what became of it, sends its
 documents from the first: number by number they are what they were, or the request is another one.
+
+What a job that has ended leaves behind is *let go*: its bytes are removed, and what waited is forgotten. From then on
+bytes for that job go by the name of another *upload*, and a sender that began before is refused. So a sweep that is
+slow takes nothing from a sender that is back: it lets go only of the sender that it saw when it looked, and removes
+only the upload that it let go.
 """
 
 from __future__ import annotations
@@ -27,11 +32,11 @@ SMALL_BYTES: Final = 64 << 10
 class BlobKey(NamedTuple):
     """Where the bytes of an uploaded document lie. The hash in it is what they must have.
 
-    A blob belongs to one document of one job, so removing it can't take from another what it still needs.
+    A blob belongs to one document of one upload, so removing it can't take from another what it still needs.
     """
 
     tenant: str
-    job: str
+    upload: str
     number: int
     sha256: str
 
@@ -42,7 +47,7 @@ class BlobWriter(Protocol):
     async def write(self, data: bytes) -> None:
         """Add to it."""
 
-    async def keep(self, tenant: str, job: str, number: int, *, durable: bool) -> BlobKey:
+    async def keep(self, tenant: str, upload: str, number: int, *, durable: bool) -> BlobKey:
         """Put it in its place, whole. ``durable``: it survives a power cut from then on."""
 
     async def drop(self) -> None:
@@ -55,7 +60,7 @@ class Blobs(Protocol):
     def writer(self) -> BlobWriter:
         """Begin a blob."""
 
-    async def put(self, tenant: str, job: str, blobs: Mapping[int, bytes], *, durable: bool) -> dict[int, BlobKey]:
+    async def put(self, tenant: str, upload: str, blobs: Mapping[int, bytes], *, durable: bool) -> dict[int, BlobKey]:
         """Keep small ones, by their numbers, each whole. ``durable`` as for a writer's."""
 
     async def get(self, keys: Sequence[BlobKey]) -> list[bytes | WeftError]:
@@ -71,8 +76,8 @@ class Blobs(Protocol):
     async def remove(self, keys: Sequence[BlobKey]) -> None:
         """Remove those that are there."""
 
-    async def remove_job(self, tenant: str, job: str) -> None:
-        """Remove all of a job."""
+    async def remove_upload(self, tenant: str, upload: str) -> None:
+        """Remove all of an upload."""
 
     async def sweep(self) -> None:
         """Remove what writers that died left behind."""
@@ -96,6 +101,7 @@ class Item:
     chunks: int = 0
     sequence: int = 0  # of the log, from which on it is searchable
     error: WeftError | None = None
+    upload: str = ""  # by whose name its bytes lie; set when it is listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,40 +115,44 @@ class Receipt:
 
 
 class Held(NamedTuple):
-    """An ingest that may still have blobs, and its place in the list of them."""
+    """An ingest that may still have blobs: its place in the list of them, who sends, and the upload."""
 
     place: int
     tenant: str
     job: str
+    sender: str
+    upload: str
 
 
 class Intake(Protocol):
     """The documents of ingests, by (tenant, job). Every method may raise STORE_CORRUPT or DEPENDENCY_UNAVAILABLE.
 
-    An upload has one *sender* at a time, the last that began; what an earlier one still says about its end
+    An ingest has one *sender* at a time, the last that began; what an earlier one still says about its end
     doesn't count. A worker's writes name its fence (``mesh.jobs``) and are refused below the highest seen.
     """
+
+    async def begin(self, tenant: str, job: str, sender: str, collection: str) -> str:
+        """A sender begins, or begins again from its first document; returns the upload, by which its bytes go."""
 
     async def put(
         self,
         tenant: str,
         job: str,
-        sender: str,
+        upload: str,
         items: Sequence[Item],
         *,
-        begins: str = "",
         total: int | None = None,
         durable: bool = False,
     ) -> list[bool]:
         """Add documents, all or none, their numbers without gaps; returns of each whether it waits for its bytes to be
         worked on (False: it was settled before).
 
-        The first call names the collection, and the upload ``begins``, or begins again from its first document. The
-        last one says how many there are in ``total``, and where it is ``durable``, all of it survives a power cut.
+        The last call says how many there are in ``total``, and where it is ``durable``, all of it survives a power
+        cut.
 
         Raises:
-            WeftError: REQUEST_ID_REUSED when a number came with another content before, or the upload was complete
-                without it, or with another ``total``.
+            WeftError: REQUEST_ID_REUSED when a number came with another content before, or all had come without it,
+                or with another ``total``. UPLOAD_INCOMPLETE when ``upload`` was let go and one of them would wait.
         """
 
     async def sign(self, tenant: str, job: str, sender: str) -> None:
@@ -180,10 +190,11 @@ class Intake(Protocol):
     async def held(self, after: int, limit: int) -> list[Held]:
         """Ingests that may still have blobs, oldest first, from the first past the place ``after``."""
 
-    async def let_go(self, tenant: str, job: str) -> None:
-        """The job has ended: forget documents that still wait, whose bytes are about to go.
+    async def let_go(self, held: Held) -> bool:
+        """The job had ended after ``held`` was looked up: forget documents that still wait, whose bytes are to go.
 
-        What was settled stays, for whoever asks again. A sender that begins again sends the rest again.
+        What was settled stays, for whoever asks again. A sender that begins again sends the rest again. Returns
+        False, and nothing is done, where another sender has begun or the upload was let go meanwhile.
         """
 
     async def sweep(self, older_than_s: float) -> bool:
@@ -200,12 +211,22 @@ class Fenced(Exception):
     """Somebody else works on the job by now: write nothing more."""
 
 
+def let_go_meanwhile(job: str) -> WeftError:
+    """The error for a sender whose upload was let go: it was not heard of until after its job had ended."""
+    return error(
+        Reason.UPLOAD_INCOMPLETE,
+        f"jobs/{job} had ended before all of the upload came, since nothing was heard of its sender; what was indexed "
+        "by then is in. Send it again with the same request_id to go on",
+        job=f"jobs/{job}",
+    )
+
+
 def damaged_blob(key: BlobKey, problem: str) -> WeftError:
     """The error of uploaded bytes that can't be used."""
     return error(
         Reason.STORE_CORRUPT,
-        f"the uploaded bytes of document {key.number} of jobs/{key.job} can't be used: {problem}; send it again",
-        job=f"jobs/{key.job}",
+        f"the uploaded bytes of document {key.number} of upload {key.upload} can't be used: {problem}; send it again",
+        upload=key.upload,
         number=key.number,
         problem=problem,
     )

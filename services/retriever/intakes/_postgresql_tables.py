@@ -20,6 +20,7 @@ SCHEMA: Final = Schema(
             job text NOT NULL,
             collection text NOT NULL,
             sender text NOT NULL,
+            generation integer NOT NULL DEFAULT 1,
             sign_s float8 NOT NULL,
             count integer NOT NULL DEFAULT 0,
             total integer,
@@ -35,6 +36,7 @@ SCHEMA: Final = Schema(
             tenant text NOT NULL,
             job text NOT NULL,
             number integer NOT NULL,
+            upload text NOT NULL,
             collection text NOT NULL,
             name text NOT NULL,
             source text NOT NULL,
@@ -74,10 +76,10 @@ FORGET_WAITING: Final = """
 WITH lost AS (DELETE FROM weft_intake.items WHERE tenant = $1 AND job = $2 AND outcome IS NULL RETURNING 1)
 SELECT count(*) FROM lost"""
 LET_GO: Final = """
-UPDATE weft_intake.uploads SET held = false, total = CASE WHEN $3 THEN NULL ELSE total END,
+UPDATE weft_intake.uploads SET held = false, generation = generation + 1, total = CASE WHEN $3 THEN NULL ELSE total END,
     count = (SELECT count(*) FROM weft_intake.items WHERE tenant = $1 AND job = $2)
 WHERE tenant = $1 AND job = $2"""
-HELD: Final = "SELECT place, tenant, job FROM weft_intake.uploads WHERE held AND place > $1 ORDER BY place LIMIT $2"
+HELD: Final = "SELECT * FROM weft_intake.uploads WHERE held AND place > $1 ORDER BY place LIMIT $2"
 SWEEP: Final = f"""
 DELETE FROM weft_intake.uploads WHERE place IN (
     SELECT place FROM weft_intake.uploads WHERE NOT held AND sign_s < {_NOW} - $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
@@ -86,9 +88,9 @@ FORGET_ITEMS: Final = "DELETE FROM weft_intake.items WHERE tenant = $1 AND job =
 ITEMS: Final = """
 SELECT * FROM weft_intake.items WHERE tenant = $1 AND job = $2 AND number > $3 ORDER BY number LIMIT $4"""
 PUT: Final = """
-INSERT INTO weft_intake.items (tenant, job, number, collection, name, source, title, mime_type, metadata, sha256,
-    size_bytes, held_bytes, outcome, error)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"""
+INSERT INTO weft_intake.items (tenant, job, number, upload, collection, name, source, title, mime_type, metadata,
+    sha256, size_bytes, held_bytes, outcome, error)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"""
 SETTLE: Final = """
 UPDATE weft_intake.items SET held_bytes = 0, outcome = $4, chunks = $5, sequence = $6, error = $7
 WHERE tenant = $1 AND job = $2 AND number = $3"""

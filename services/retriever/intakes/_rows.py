@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from services.retriever.ingest.uploads import Fenced, Item, Receipt
+from services.retriever.ingest.uploads import Fenced, Held, Item, Receipt, let_go_meanwhile
 from services.retriever.types import Outcome, document_name
 from weft.common.v1 import error_pb2
 from weft.errors import Reason, WeftError, error, from_proto, to_proto
@@ -53,12 +54,39 @@ def error_bytes(failure: WeftError | None) -> bytes | None:
     return to_proto(failure).SerializeToString() if failure is not None else None
 
 
-def to_row(tenant: str, job: str, collection: str, item: Item) -> tuple[object, ...]:
+def upload_name(job: str, generation: int) -> str:
+    """By which the bytes of documents go."""
+    return f"{job}.{generation}"
+
+
+def check_upload(job: str, row: Row, upload: str, waiting: Sequence[bool], total: int | None) -> None:
+    """Refuse what is to come in by an ``upload`` that was let go. What changes nothing may pass.
+
+    Raises:
+        WeftError: UPLOAD_INCOMPLETE.
+    """
+    changes = any(waiting) or (total is not None and row["total"] is None)
+    if changes and upload != upload_name(job, row["generation"]):
+        raise let_go_meanwhile(job)
+
+
+def to_held(row: Row) -> Held:
+    """A row of ``HELD``."""
+    upload = upload_name(row["job"], row["generation"])
+    return Held(row["place"], row["tenant"], row["job"], row["sender"], upload)
+
+
+def still_held(held: Held, upload: Row | None) -> bool:
+    """Whether a row of ``uploads`` is as it was when it was looked up, its sender above all."""
+    return upload is not None and upload["held"] and to_held(upload) == held
+
+
+def to_row(tenant: str, job: str, upload: str, collection: str, item: Item) -> tuple[object, ...]:
     """For ``PUT``. What has its outcome already holds no bytes."""
     outcome = item.outcome.name if item.outcome else None
     metadata = json.dumps(item.metadata, ensure_ascii=False, sort_keys=True)
     return (
-        *(tenant, job, item.number, collection, document_name(item.source), item.source),
+        *(tenant, job, item.number, upload, collection, document_name(item.source), item.source),
         *(item.title, item.mime_type, metadata, item.sha256, item.size_bytes),
         *(0 if outcome else item.size_bytes, outcome, error_bytes(item.error)),
     )
@@ -82,6 +110,7 @@ def to_item(row: Row) -> Item:
         source=row["source"],
         sha256=row["sha256"],
         size_bytes=row["size_bytes"],
+        upload=row["upload"],
         title=row["title"],
         mime_type=row["mime_type"],
         metadata=json.loads(row["metadata"]),

@@ -16,6 +16,7 @@ SCHEMA: Final = Schema(
             job TEXT NOT NULL,
             collection TEXT NOT NULL,
             sender TEXT NOT NULL,
+            generation INTEGER NOT NULL DEFAULT 1,
             sign_s REAL NOT NULL,
             count INTEGER NOT NULL DEFAULT 0,
             total INTEGER,
@@ -31,6 +32,7 @@ SCHEMA: Final = Schema(
             tenant TEXT NOT NULL,
             job TEXT NOT NULL,
             number INTEGER NOT NULL,
+            upload TEXT NOT NULL,
             collection TEXT NOT NULL,
             name TEXT NOT NULL,
             source TEXT NOT NULL,
@@ -63,17 +65,17 @@ COMPLETE: Final = "UPDATE uploads SET total = ?, broken = 0 WHERE tenant = ? AND
 BREAK_OFF: Final = "UPDATE uploads SET broken = 1 WHERE tenant = ? AND job = ? AND sender = ? AND total IS NULL"
 TAKE: Final = "UPDATE uploads SET fence = max(fence, ?) WHERE tenant = ? AND job = ?"
 LET_GO: Final = (
-    "UPDATE uploads SET held = 0, total = CASE WHEN ? THEN NULL ELSE total END, "
+    "UPDATE uploads SET held = 0, generation = generation + 1, total = CASE WHEN ? THEN NULL ELSE total END, "
     "count = (SELECT count(*) FROM items WHERE items.tenant = uploads.tenant AND items.job = uploads.job) "
     "WHERE tenant = ? AND job = ?"
 )
-HELD: Final = "SELECT place, tenant, job FROM uploads WHERE held AND place > ? ORDER BY place LIMIT ?"
+HELD: Final = "SELECT * FROM uploads WHERE held AND place > ? ORDER BY place LIMIT ?"
 OLD: Final = "SELECT tenant, job FROM uploads WHERE NOT held AND sign_s < ? LIMIT ?"
 ITEM: Final = "SELECT * FROM items WHERE tenant = ? AND job = ? AND number = ?"
 ITEMS: Final = "SELECT * FROM items WHERE tenant = ? AND job = ? AND number > ? ORDER BY number LIMIT ?"
 PUT: Final = (
-    "INSERT INTO items (tenant, job, number, collection, name, source, title, mime_type, metadata, sha256, size_bytes, "
-    "held_bytes, outcome, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO items (tenant, job, number, upload, collection, name, source, title, mime_type, metadata, sha256, "
+    "size_bytes, held_bytes, outcome, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 SETTLE: Final = (
     "UPDATE items SET held_bytes = 0, outcome = ?, chunks = ?, sequence = ?, error = ? "

@@ -15,17 +15,21 @@ from typing import TYPE_CHECKING, Any, Final
 from mesh import postgresql
 from mesh.plugins import Url
 from mesh.postgresql import Bell, Database
-from services.retriever.ingest.uploads import Held, Item, Receipt
+from services.retriever.ingest.uploads import Held, Item, Receipt, let_go_meanwhile
 from services.retriever.intakes import _postgresql_tables as sql
 from services.retriever.intakes._rows import (
     check_total,
+    check_upload,
     content,
     fate,
     fenced,
     reused,
+    still_held,
+    to_held,
     to_item,
     to_receipt,
     to_row,
+    upload_name,
 )
 
 if TYPE_CHECKING:
@@ -44,27 +48,33 @@ class PostgresqlIntake:
 
     # -- for senders ----------------------------------------------------------------------------------
 
+    async def begin(self, tenant: str, job: str, sender: str, collection: str) -> str:
+        """A sender begins, or begins again from its first document; returns the upload, by which its bytes go."""
+        async with self._database.transaction() as connection:
+            row: Any = await connection.fetchrow(sql.BEGIN, tenant, job, collection, sender)
+            await self._bell.ring(connection)
+        return upload_name(job, row["generation"])
+
     async def put(
         self,
         tenant: str,
         job: str,
-        sender: str,
+        upload: str,
         items: Sequence[Item],
         *,
-        begins: str = "",
         total: int | None = None,
         durable: bool = False,
     ) -> list[bool]:
         """Add documents, all or none; returns of each whether it waits for its bytes to be worked on."""
         async with self._database.transaction() as connection:
-            if begins:
-                upload: Any = await connection.fetchrow(sql.BEGIN, tenant, job, begins, sender)
-            else:
-                upload = await connection.fetchrow(sql.HOLD, tenant, job)
+            row: Any = await connection.fetchrow(sql.HOLD, tenant, job)
+            if row is None:
+                raise let_go_meanwhile(job)
             await self._bell.ring(connection)
-            waiting = await _add(connection, tenant, job, upload, items) if items else []
+            waiting = await _add(connection, tenant, job, upload, row, items) if items else []
+            check_upload(job, row, upload, waiting, total)
             if total is not None:
-                check_total(job, upload, items[-1].number if items else 0, total)
+                check_total(job, row, items[-1].number if items else 0, total)
                 await connection.execute(sql.COMPLETE, tenant, job, total)
         return waiting
 
@@ -126,15 +136,18 @@ class PostgresqlIntake:
     async def held(self, after: int, limit: int) -> list[Held]:
         """Ingests that may still have blobs, oldest first, from the first past the place ``after``."""
         async with self._database.connection() as connection:
-            return [Held(*row) for row in await connection.fetch(sql.HELD, after, limit)]
+            return [to_held(row) for row in await connection.fetch(sql.HELD, after, limit)]
 
-    async def let_go(self, tenant: str, job: str) -> None:
-        """The job has ended: forget documents that still wait, whose bytes are about to go."""
+    async def let_go(self, held: Held) -> bool:
+        """The job has ended: forget documents that still wait, if the upload is still as it was seen."""
+        tenant, job = held.tenant, held.job
         async with self._database.transaction() as connection:
-            await connection.fetchrow(sql.HOLD, tenant, job)
+            if not still_held(held, await connection.fetchrow(sql.HOLD, tenant, job)):
+                return False
             lost = await connection.fetchval(sql.FORGET_WAITING, tenant, job)
             await connection.execute(sql.LET_GO, tenant, job, lost > 0)
             await self._bell.ring(connection)
+        return True
 
     async def sweep(self, older_than_s: float) -> bool:
         """Forget a few ingests that were let go and that nobody touched for so long; whether there may be more."""
@@ -155,20 +168,22 @@ async def open(url: Url) -> PostgresqlIntake:
     return PostgresqlIntake(await postgresql.open(url, sql.SCHEMA, max_connections=_CONNECTIONS))
 
 
-async def _add(connection: Connection, tenant: str, job: str, upload: Any, items: Sequence[Item]) -> list[bool]:
+async def _add(
+    connection: Connection, tenant: str, job: str, upload: str, row: Any, items: Sequence[Item]
+) -> list[bool]:
     """List documents; returns of each whether it waits."""
     await connection.execute(sql.RECEIVED, tenant, job, items[-1].number)
     rows = await connection.fetch(sql.ITEMS, tenant, job, items[0].number - 1, len(items))
     there = {row["number"]: row for row in rows}
     waiting, new = [], []
     for item in items:
-        row = there.get(item.number)
-        waiting.append(item.outcome is None if row is None else row["outcome"] is None)
-        if row is None:
-            if upload["total"] is not None and item.number > upload["total"]:
-                raise reused(job, f"it had {upload['total']} documents then, and has more now")
-            new.append(to_row(tenant, job, upload["collection"], item))
-        elif content(to_item(row)) != content(item):
+        before = there.get(item.number)
+        waiting.append(item.outcome is None if before is None else before["outcome"] is None)
+        if before is None:
+            if row["total"] is not None and item.number > row["total"]:
+                raise reused(job, f"it had {row['total']} documents then, and has more now")
+            new.append(to_row(tenant, job, upload, row["collection"], item))
+        elif content(to_item(before)) != content(item):
             raise reused(job, f"document {item.number} is {item.source[:80]!r} with another content now")
     await connection.executemany(sql.PUT, new)
     return waiting

@@ -19,17 +19,21 @@ from mesh import database
 from mesh.database import Database
 from mesh.plugins import Url
 from mesh.settings import directory_of
-from services.retriever.ingest.uploads import Held, Item, Receipt
+from services.retriever.ingest.uploads import Held, Item, Receipt, let_go_meanwhile
 from services.retriever.intakes import _tables as sql
 from services.retriever.intakes._rows import (
     check_total,
+    check_upload,
     content,
     fate,
     fenced,
     reused,
+    still_held,
+    to_held,
     to_item,
     to_receipt,
     to_row,
+    upload_name,
 )
 
 _SWEEP_UPLOADS: Final = 20
@@ -43,40 +47,48 @@ class SqliteIntake:
 
     # -- for senders ----------------------------------------------------------------------------------
 
+    async def begin(self, tenant: str, job: str, sender: str, collection: str) -> str:
+        """A sender begins, or begins again from its first document; returns the upload, by which its bytes go."""
+
+        def work(db: sqlite3.Connection) -> str:
+            db.execute(sql.BEGIN, (tenant, job, collection, sender, self._now_s()))
+            return upload_name(job, db.execute(sql.UPLOAD, (tenant, job)).fetchone()["generation"])
+
+        return await self._db.write(work)
+
     async def put(
         self,
         tenant: str,
         job: str,
-        sender: str,
+        upload: str,
         items: Sequence[Item],
         *,
-        begins: str = "",
         total: int | None = None,
         durable: bool = False,
     ) -> list[bool]:
         """Add documents, all or none; returns of each whether it waits for its bytes to be worked on."""
 
-        def one(db: sqlite3.Connection, upload: sqlite3.Row, item: Item) -> bool:
+        def one(db: sqlite3.Connection, row: sqlite3.Row, item: Item) -> bool:
             there = db.execute(sql.ITEM, (tenant, job, item.number)).fetchone()
             if there is not None:
                 if content(to_item(there)) != content(item):
                     raise reused(job, f"document {item.number} is {item.source[:80]!r} with another content now")
                 return there["outcome"] is None
-            if upload["total"] is not None and item.number > upload["total"]:
-                raise reused(job, f"it had {upload['total']} documents then, and has more now")
-            db.execute(sql.PUT, to_row(tenant, job, upload["collection"], item))
+            if row["total"] is not None and item.number > row["total"]:
+                raise reused(job, f"it had {row['total']} documents then, and has more now")
+            db.execute(sql.PUT, to_row(tenant, job, upload, row["collection"], item))
             return item.outcome is None
 
         def work(db: sqlite3.Connection) -> list[bool]:
-            now_s = self._now_s()
-            if begins:
-                db.execute(sql.BEGIN, (tenant, job, begins, sender, now_s))
-            upload = db.execute(sql.UPLOAD, (tenant, job)).fetchone()
+            row = db.execute(sql.UPLOAD, (tenant, job)).fetchone()
+            if row is None:
+                raise let_go_meanwhile(job)
             if items:
-                db.execute(sql.RECEIVED, (now_s, items[-1].number, tenant, job))
-            waiting = [one(db, upload, item) for item in items]
+                db.execute(sql.RECEIVED, (self._now_s(), items[-1].number, tenant, job))
+            waiting = [one(db, row, item) for item in items]
+            check_upload(job, row, upload, waiting, total)
             if total is not None:
-                check_total(job, upload, items[-1].number if items else 0, total)
+                check_total(job, row, items[-1].number if items else 0, total)
                 db.execute(sql.COMPLETE, (total, tenant, job))
             return waiting
 
@@ -143,18 +155,22 @@ class SqliteIntake:
     async def held(self, after: int, limit: int) -> list[Held]:
         """Ingests that may still have blobs, oldest first, from the first past the place ``after``."""
         rows = await self._db.read(lambda db: db.execute(sql.HELD, (after, limit)).fetchall())
-        return [Held(*row) for row in rows]
+        return [to_held(row) for row in rows]
 
-    async def let_go(self, tenant: str, job: str) -> None:
-        """The job has ended: forget documents that still wait, whose bytes are about to go."""
+    async def let_go(self, held: Held) -> bool:
+        """The job has ended: forget documents that still wait, if the upload is still as it was seen."""
+        tenant, job = held.tenant, held.job
 
-        def work(db: sqlite3.Connection) -> None:
+        def work(db: sqlite3.Connection) -> bool:
+            if not still_held(held, db.execute(sql.UPLOAD, (tenant, job)).fetchone()):
+                return False
             lost = db.execute(
                 "DELETE FROM items WHERE tenant = ? AND job = ? AND outcome IS NULL", (tenant, job)
             ).rowcount
             db.execute(sql.LET_GO, (lost > 0, tenant, job))
+            return True
 
-        await self._db.write(work)
+        return await self._db.write(work)
 
     async def sweep(self, older_than_s: float) -> bool:
         """Forget a few ingests that were let go and that nobody touched for so long; whether there may be more."""
