@@ -6,9 +6,10 @@ One process holds one engine (a Llama in float32, made on the spot) and three wa
 about 18 ms a step with 32 answers, like a model of 8 billion weights on one GPU; with `--layers 4` it says
 three times as many tokens, and what the service does for each weighs three times as heavily:
 
-    bare        AsyncLLM.generate, called in that process: vLLM's own text, no wire
+    bare        AsyncLLM.generate, called in that process: vLLM's own text, token by token as is its default, no wire
     service     what wiring.py puts around a model (template, accounting, admission, citations), served over gRPC,
-                pieces coalesced as in a real process
+                pieces coalesced as in a real process: every 0.1 s with 32 answers at once, and the engine is asked
+                to tell its tokens no oftener
     uncoalesced the same, each piece a message
 
 All three answer the same prompts, the ids that the service makes of the questions, with answers of 64 to 192 tokens:

@@ -1,7 +1,8 @@
 """Fewer, larger pieces: on a stream every message costs about as much as a small call.
 
 The first piece passes at once, so that the caller sees the answer begin. Later ones are gathered and passed at most
-once an interval, and what is left passes as soon as the model is done: nobody reads faster than that.
+once an interval, which may change as the answer goes on, and what is left passes as soon as the model is done: nobody
+reads faster than that.
 
 One task runs the model from beginning to end: a generator must not be resumed in one task and closed in another. It
 belongs to the reader. When the reader stops, for whatever reason, the task is cancelled and the model's generator
@@ -11,7 +12,7 @@ closed before the reader's own close returns. What waits is bounded: a reader th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -20,7 +21,9 @@ from services.generator.types import ModelEvent, Piece
 MAX_WAITING_EVENTS: Final = 1_024
 
 
-async def coalesced(events: AsyncGenerator[ModelEvent, None], interval_s: float) -> AsyncGenerator[ModelEvent, None]:
+async def coalesced(
+    events: AsyncGenerator[ModelEvent, None], interval_s: Callable[[], float]
+) -> AsyncGenerator[ModelEvent, None]:
     """Yield what `events` yields, pieces joined. An error of the model comes after all that it gave before."""
     loop = asyncio.get_running_loop()
     gathering = _Gathering(loop)
@@ -33,7 +36,7 @@ async def coalesced(events: AsyncGenerator[ModelEvent, None], interval_s: float)
             if not task.done():
                 gathering.due.clear()
             if any(isinstance(event, Piece) for event in ready):
-                gathering.silent_until_s = loop.time() + interval_s
+                gathering.silent_until_s = loop.time() + interval_s()
             for event in ready:
                 yield event
         task.result()

@@ -37,6 +37,10 @@ from weft.errors import Reason, WeftError, error
 from weft.values import Degradation
 
 COALESCE_INTERVAL_S: Final = 0.05
+COALESCE_AT_MOST_S: Final = 0.25
+PIECES_PER_S: Final = 320
+"""Of all answers together. To write one takes some 0.1 ms of a processor, whatever is in it: with many answers at once
+each gets larger pieces less often, up to COALESCE_AT_MOST_S apart."""
 FALLBACK_REASONS: Final = frozenset({Reason.MODEL_UNAVAILABLE, Reason.DEPENDENCY_UNAVAILABLE})
 
 _log = logging.getLogger(__name__)
@@ -57,6 +61,7 @@ class Generator:
         self._models = dict(models)
         self._templates = templates
         self._coalesce_interval_s = coalesce_interval_s
+        self._streaming = 0  # answers that have begun to come
 
     def models(self) -> list[ModelInfo]:
         """Return the models in fallback order."""
@@ -129,6 +134,7 @@ class Generator:
         self, name: str, request: Request, template: Template | None, degraded: tuple[Degradation, ...]
     ) -> AsyncGenerator[Event, None]:
         model = self._models[name]
+        request = replace(request, piece_interval_s=self._piece_interval_s())
         started = Started(name, model.capabilities)
         if template is None or model.capabilities.reads_passages:
             answer = model.generate(request)
@@ -136,17 +142,27 @@ class Generator:
             started = replace(started, template=template.name, template_version=template.version)
             answer = cited(model.generate(render(template, request)), request)
         begun = False
-        async with aclosing(coalesced(answer, self._coalesce_interval_s)) as events:
-            async for event in events:
-                if isinstance(event, Prompt):
-                    started = replace(started, prompt_token_ids=event.token_ids)
-                    continue
-                if not begun:
-                    begun = True
-                    yield started
-                if isinstance(event, Piece):
-                    yield event
-                else:
-                    yield Finished(event, degraded)
-                    return
+        try:
+            async with aclosing(coalesced(answer, self._piece_interval_s)) as events:
+                async for event in events:
+                    if isinstance(event, Prompt):
+                        started = replace(started, prompt_token_ids=event.token_ids)
+                        continue
+                    if not begun:
+                        begun = True
+                        self._streaming += 1
+                        yield started
+                    if isinstance(event, Piece):
+                        yield event
+                    else:
+                        yield Finished(event, degraded)
+                        return
+        finally:
+            self._streaming -= begun
         raise error(Reason.INTERNAL, f"model {name!r} stopped without saying why", model=name)
+
+    def _piece_interval_s(self) -> float:
+        """How far apart the pieces of an answer are now."""
+        if not self._coalesce_interval_s:
+            return 0.0
+        return max(self._coalesce_interval_s, min(COALESCE_AT_MOST_S, self._streaming / PIECES_PER_S))

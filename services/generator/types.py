@@ -111,6 +111,8 @@ class Request:
     """Before it is rendered what was asked for, then what was used."""
     allow_cached: bool = False
     """Whether an exact answer may be taken from the cache, and this one kept there."""
+    piece_interval_s: float = 0.0
+    """Pieces that come closer together are joined before they are sent: a model may spare itself to part them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,13 @@ from services.generator.types import (
 from weft.values import Passage
 
 CAPABILITIES = Capabilities("scripted", version="1")
-SAYS_NOTHING_OF_THE_ANSWER = {"allow_cached": True, "bucket": 7, "priority": 3, "resume": Resume((1,), (2,), 1)}
+SAYS_NOTHING_OF_THE_ANSWER = {
+    "allow_cached": True,
+    "bucket": 7,
+    "priority": 3,
+    "resume": Resume((1,), (2,), 1),
+    "piece_interval_s": 0.1,
+}
 OTHERWISE: dict[str, Any] = {  # each field of a request, in another way than in REQUEST
     "messages": (Message(Role.USER, "Why?"),),
     "passages": (),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 
 import pytest
 
 from services.generator.coalesce import MAX_WAITING_EVENTS, coalesced
-from services.generator.generation import Generator
+from services.generator.generation import PIECES_PER_S, Generator
 from services.generator.types import (
     Capabilities,
     End,
@@ -39,6 +40,7 @@ class Steps:
         self.capabilities = Capabilities("steps", can_resume=can_resume, json_schema=json_schema)
         self.steps = steps
         self.calls = 0
+        self.asked: list[Request] = []
         self.yielded = 0
         self.closed = asyncio.Event()
 
@@ -51,6 +53,7 @@ class Steps:
 
     async def generate(self, request: Request) -> AsyncGenerator[ModelEvent, None]:
         self.calls += 1
+        self.asked.append(request)
         try:
             for step in self.steps:
                 if isinstance(step, float):
@@ -77,7 +80,7 @@ async def events(generator: Generator, wanted: Request) -> list[Event]:
 
 
 async def pieces(*steps: Step, interval_s: float = 0.025) -> list[str]:
-    stream = coalesced(Steps(*steps).generate(request()), interval_s)
+    stream = coalesced(Steps(*steps).generate(request()), lambda: interval_s)
     return [event.text async for event in stream if isinstance(event, Piece)]
 
 
@@ -97,18 +100,20 @@ async def test_later_pieces_are_gathered_for_an_interval() -> None:
 
 
 async def test_a_piece_that_comes_after_a_long_pause_passes_at_once() -> None:
-    stream = coalesced(Steps(Piece("a"), 0.05, Piece("b"), 10.0, Piece("c"), END).generate(request()), 0.01)
+    stream = coalesced(Steps(Piece("a"), 0.05, Piece("b"), 10.0, Piece("c"), END).generate(request()), lambda: 0.01)
     async with aclosing(stream), asyncio.timeout(1):
         assert [await anext(stream), await anext(stream)] == [Piece("a"), Piece("b")]
 
 
 async def test_token_ids_are_joined_with_their_pieces() -> None:
-    stream = coalesced(Steps(Piece("a", (1,)), Piece("b", (2, 3)), Piece("c", (4,)), END).generate(request()), 0.01)
+    stream = coalesced(
+        Steps(Piece("a", (1,)), Piece("b", (2, 3)), Piece("c", (4,)), END).generate(request()), lambda: 0.01
+    )
     assert [event async for event in stream] == [Piece("a", (1,)), Piece("bc", (2, 3, 4)), END]
 
 
 async def test_an_error_comes_after_what_was_said_before_it() -> None:
-    stream = coalesced(Steps(*letters("abc"), gone()).generate(request()), 0.01)
+    stream = coalesced(Steps(*letters("abc"), gone()).generate(request()), lambda: 0.01)
     assert [await anext(stream), await anext(stream)] == [Piece("a"), Piece("bc")]
     with pytest.raises(Unavailable):
         await anext(stream)
@@ -116,7 +121,7 @@ async def test_an_error_comes_after_what_was_said_before_it() -> None:
 
 async def test_a_reader_that_stops_closes_the_model_before_its_own_close_returns() -> None:
     model = Steps(Piece("a"), 60.0)
-    stream = coalesced(model.generate(request()), 0.01)
+    stream = coalesced(model.generate(request()), lambda: 0.01)
     async with aclosing(stream):
         assert await anext(stream) == Piece("a")
     assert model.closed.is_set()
@@ -124,7 +129,7 @@ async def test_a_reader_that_stops_closes_the_model_before_its_own_close_returns
 
 async def test_a_cancelled_reader_closes_the_model() -> None:
     model = Steps(60.0)
-    stream = coalesced(model.generate(request()), 0.01)
+    stream = coalesced(model.generate(request()), lambda: 0.01)
     task = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0.01)
     task.cancel()
@@ -135,7 +140,7 @@ async def test_a_cancelled_reader_closes_the_model() -> None:
 
 async def test_a_reader_that_does_not_keep_up_stops_the_model() -> None:
     model = Steps(*[Piece("x")] * (3 * MAX_WAITING_EVENTS), END)
-    stream = coalesced(model.generate(request()), 0.0)
+    stream = coalesced(model.generate(request()), lambda: 0.0)
     async with aclosing(stream):
         await anext(stream)
         await asyncio.sleep(0.05)
@@ -143,6 +148,30 @@ async def test_a_reader_that_does_not_keep_up_stops_the_model() -> None:
         rest = [event async for event in stream]
     assert sum(len(event.text) for event in rest if isinstance(event, Piece)) == 3 * MAX_WAITING_EVENTS - 1
     assert rest[-1] == END
+
+
+async def test_many_answers_at_once_come_in_larger_pieces_less_often() -> None:
+    many = 100
+    generator = Generator({"m": Steps(*letters("abcdefghij" * 6, delay_s=0.01), END)})
+    began_s = time.monotonic()
+    answers = await asyncio.gather(*(events(generator, request()) for _ in range(many)))
+    took_s = time.monotonic() - began_s
+    counts = [sum(isinstance(event, Piece) for event in answer) for answer in answers]
+    assert all("".join(e.text for e in answer if isinstance(e, Piece)) == "abcdefghij" * 6 for answer in answers)
+    assert sum(counts) <= 1.5 * PIECES_PER_S * took_s + 3 * many  # one by one, 12 each
+
+
+async def test_a_model_is_told_how_far_apart_pieces_are() -> None:
+    model = Steps(Piece("a"), 60.0)
+    generator = Generator({"m": model})
+    async with AsyncExitStack() as stack:
+        for _ in range(40):
+            answer = await stack.enter_async_context(aclosing(generator.generate(request())))
+            await anext(answer)
+        assert [asked.piece_interval_s for asked in (model.asked[0], model.asked[-1])] == [0.05, 39 / PIECES_PER_S]
+    async with aclosing(generator.generate(request())) as answer:
+        assert isinstance(await anext(answer), Started)
+    assert model.asked[-1].piece_interval_s == 0.05  # those who left don't count
 
 
 async def test_an_answer_is_started_pieces_finished() -> None:

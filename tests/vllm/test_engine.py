@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -192,6 +193,19 @@ async def test_usage_stops_at_the_token_that_completes_a_stop_string(model: Mode
             break
         needed, text = needed + len(piece.token_ids), text + piece.text
     assert stopped.end.usage.output_tokens == needed
+
+
+async def test_pieces_closer_together_than_is_asked_for_are_joined_and_nothing_else_changes(model: Model) -> None:
+    usual = await told(model, asking())
+    joined = await told(model, replace(asking(), piece_interval_s=0.05))
+    assert (joined.text, joined.token_ids, joined.end) == (usual.text, usual.token_ids, usual.end)
+    assert len(joined.pieces[0].token_ids) == len(usual.pieces[0].token_ids) == 1  # the first one waits for no other
+    assert len(joined.pieces) < len(usual.pieces) / 2
+    stop = usual.text[30:34]
+    one, other = [
+        await told(model, replace(asking(stop=(stop,)), piece_interval_s=interval_s)) for interval_s in (0.0, 0.05)
+    ]
+    assert (one.text, one.token_ids, one.end) == (other.text, other.token_ids, other.end)
 
 
 async def test_the_more_urgent_of_two_that_wait_goes_first(model: Model) -> None:

@@ -20,7 +20,8 @@ from typing import Any, Final
 from services.generator.types import Capabilities, Request
 
 _FORMAT: Final = "weft-answer-1"  # another whenever what is kept under a key is written otherwise
-_WITHOUT: Final = frozenset({"allow_cached", "bucket", "priority", "resume"})  # the bucket chose the template
+# The bucket chose the template.
+_WITHOUT: Final = frozenset({"allow_cached", "bucket", "priority", "resume", "piece_interval_s"})
 
 Put = Callable[[bytes], None]
 

@@ -88,6 +88,7 @@ class _Engine:
         max_tokens: int,
         schema: Mapping[str, Any] | None,
         priority: int,
+        step_interval_s: float,
     ) -> AsyncGenerator[Step, None]:
         return self.client.generate(self.info, token_ids, sampling, max_tokens=max_tokens, schema=schema)
 

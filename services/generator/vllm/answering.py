@@ -66,8 +66,13 @@ class Engine(Protocol):
         max_tokens: int,
         schema: Mapping[str, Any] | None,
         priority: int,
+        step_interval_s: float,
     ) -> AsyncGenerator[Step, None]:
-        """Go on from the tokens, but for the stop strings. Closing the generator ends the work."""
+        """Go on from the tokens, but for the stop strings. Closing the generator ends the work.
+
+        The first step comes as soon as it is there; later ones may be joined where they are closer together than
+        `step_interval_s`.
+        """
         ...
 
 
@@ -108,6 +113,7 @@ class Answers:
                 max_tokens=left,
                 schema=request.json_schema,
                 priority=request.priority,
+                step_interval_s=request.piece_interval_s,
             )
             async with aclosing(steps):
                 async for step in steps:
