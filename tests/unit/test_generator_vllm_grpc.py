@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, suppress
 
@@ -92,6 +93,17 @@ async def test_a_server_that_comes_later_answers_then() -> None:
             with suppress(WeftError):  # gRPC waits a little before it dials again
                 events = await answer(opened)
     await opened.close()
+
+
+async def test_all_who_ask_a_server_that_hangs_are_refused_in_their_own_time() -> None:
+    async with await asyncio.start_server(lambda *_: asyncio.sleep(60), "127.0.0.1", 0) as hanging:
+        port = hanging.sockets[0].getsockname()[1]
+        opened = vllm_grpc.open(Url.parse(f"vllm+grpc://127.0.0.1:{port}?first_token_timeout_s=0.4"))
+        began_s = time.monotonic()
+        refused = await asyncio.gather(*(refusal(opened) for _ in range(40)))
+        assert time.monotonic() - began_s < 2  # one after the other they took 6
+        assert {err.reason for err in refused} == {Reason.MODEL_UNAVAILABLE}
+        await opened.close()
 
 
 async def test_the_servers_load_is_told_whoever_makes_it(server: VllmGrpcServer, model: vllm_grpc.VllmGrpc) -> None:

@@ -134,10 +134,12 @@ class VllmGrpc:
                 yield event
 
     async def _known(self) -> Answers:
-        """Learn what the model is, once."""
-        async with self._learning:
+        """Learn what the model is, once. Who waits for another to learn it does so with the same patience."""
+        waiting = self._client.patience()
+        async with waiting.waiting():
+            await self._learning.acquire()
+        try:
             if self._answers is None:
-                waiting = self._client.patience()
                 info = await self._client.info(waiting)
                 packed, sha256 = await self._client.tokenizer(waiting)
                 try:
@@ -150,6 +152,8 @@ class VllmGrpc:
                 self._answers = Answers("vllm+grpc", lambda: engine, self._prompts)
                 self.capabilities = replace(self.capabilities, version=info.name, context_tokens=info.context_tokens)
             return self._answers
+        finally:
+            self._learning.release()
 
     async def _watch_load(self) -> None:
         while True:
