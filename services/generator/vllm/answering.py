@@ -7,6 +7,7 @@ tools   -> calls.py
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -86,7 +87,8 @@ class Answers:
 
     async def generate(self, request: Request) -> AsyncGenerator[ModelEvent, None]:
         """Answer, or go on answering."""
-        _check_schemas(request)
+        if request.tools or request.json_schema is not None:
+            await asyncio.to_thread(_check_schemas, request)  # 64 large ones take a second
         if request.tools:
             answer = calls.called(self._answer, request, f"call-{next(self._ids)}")
         else:
