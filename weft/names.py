@@ -15,6 +15,7 @@ METADATA_REQUEST_ID: Final = "weft-request-id"  # the caller's id of the whole r
 METADATA_BUCKET: Final = "weft-bucket"  # 0 to 99, hash of the session: keeps a session on its version
 METADATA_ROUTE_PREFIX: Final = "weft-route-"  # header routes that travel along the whole chain
 METADATA_TRACEPARENT: Final = "traceparent"  # W3C trace context
+METADATA_PREVIOUS_ATTEMPTS: Final = "grpc-previous-rpc-attempts"  # gRPC's own, on what it sends again (gRFC A6)
 METADATA_PUSHBACK: Final = "grpc-retry-pushback-ms"  # "-1" in trailers: gRPC, don't retry this
 
 ERROR_DOMAIN: Final = "weft.dev"  # google.rpc.ErrorInfo.domain

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from google.protobuf import duration_pb2, struct_pb2
 
 from mesh.validation import check_text, invalid, shorten
 from services.tools.types import Answer, Call, Extract, ExtractorKind, Pattern, ToolSpec
+from weft import names
 from weft.tools.v1 import tools_pb2
 
 MAX_ARGUMENT_BYTES: Final = 256 * 1024
@@ -24,8 +25,8 @@ _KINDS: Final = {
 }
 
 
-def call(request: tools_pb2.CallToolRequest) -> Call:
-    """The call that came in.
+def call(request: tools_pb2.CallToolRequest, metadata: Iterable[tuple[str, str | bytes]]) -> Call:
+    """The call that came in; its metadata tells whether it is a further attempt.
 
     Raises:
         WeftError: INVALID_FIELD.
@@ -40,7 +41,8 @@ def call(request: tools_pb2.CallToolRequest) -> Call:
             size_bytes=size_bytes,
             max_bytes=MAX_ARGUMENT_BYTES,
         )
-    return Call(request.name, from_struct(request.arguments), _today(request.today), request.call_id)
+    tried = any(key == names.METADATA_PREVIOUS_ATTEMPTS for key, _ in metadata)
+    return Call(request.name, from_struct(request.arguments), _today(request.today), request.call_id, tried)
 
 
 def _today(given: str) -> datetime.date:

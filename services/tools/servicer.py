@@ -35,7 +35,7 @@ class ToolsServicer(tools_pb2_grpc.ToolsServiceServicer):
         self, request: tools_pb2.CallToolRequest, context: aio.ServicerContext
     ) -> tools_pb2.CallToolResponse:
         """Run one tool. The span tells which, never its arguments: they are the caller's words."""
-        call = convert.call(request)
+        call = convert.call(request, context.invocation_metadata() or ())
         span = trace.get_current_span()
         span.set_attribute(names.GENAI_OPERATION, "execute_tool")
         span.set_attribute(names.GENAI_TOOL_NAME, call.name)

@@ -6,8 +6,10 @@ Each tool has ``max_concurrency`` slots. When all are taken, calls wait in order
 ``WAITING_PER_SLOT`` for each slot and at most the tool's timeout; beyond that the answer is OVERLOADED
 with a time to come back. Cancelling a call cancels the tool and frees its slot.
 
-Errors: TOOL_NOT_FOUND, TOOL_ARGUMENTS_INVALID, OVERLOADED, TOOL_TIMEOUT, TOOL_FAILED; a tool's own
-``WeftError`` (a search whose collection is missing) passes as it is.
+A call that the mesh sends again, since the replica before us went away, is run again only where the tool is read-only.
+
+Errors: TOOL_NOT_FOUND, TOOL_ARGUMENTS_INVALID, OVERLOADED, TOOL_TIMEOUT, TOOL_FAILED, TOOL_OUTCOME_UNKNOWN; a tool's
+own ``WeftError`` (a search whose collection is missing) passes as it is.
 """
 
 from __future__ import annotations
@@ -103,6 +105,8 @@ class Toolbox:
         problem = bench.input.problem(call.arguments)
         if problem is not None:
             raise _bad_arguments(call.name, problem)
+        if call.tried and not bench.spec.read_only:
+            raise _unknown_outcome(call.name)
         async with bench.slot():
             started_s = time.perf_counter()
             output = await self._run(bench, call)
@@ -161,6 +165,14 @@ def _bad_arguments(tool: str, problem: Problem) -> WeftError:
         path=problem.path,
         value=problem.value,
         allowed=problem.allowed,
+    )
+
+
+def _unknown_outcome(tool: str) -> WeftError:
+    return error(
+        Reason.TOOL_OUTCOME_UNKNOWN,
+        f"{tool} may have run when a replica of the tools went away, and is not run again; look whether it did",
+        tool=tool,
     )
 
 

@@ -120,6 +120,7 @@ class Call:
     arguments: Json
     today: datetime.date
     call_id: str = ""
+    tried: bool = False  # the mesh sent it before, to a replica that may have run it
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,7 @@ class House:
     stub: tools_pb2_grpc.ToolsServiceStub
     channel: grpc.aio.Channel
     spans: InMemorySpanExporter
+    target: str
 
 
 @asynccontextmanager
@@ -100,9 +101,10 @@ async def tools_house(tools: Iterable[Tool]) -> AsyncIterator[House]:
     descriptor = tools_pb2.DESCRIPTOR.services_by_name["ToolsService"]
     binding = Binding(descriptor, tools_pb2_grpc.add_ToolsServiceServicer_to_server, servicer)
     port = await server.start("127.0.0.1", 0, [binding])
-    channel = traced(grpc.aio.insecure_channel(f"127.0.0.1:{port}"), tracer, prepare)
+    target = f"127.0.0.1:{port}"
+    channel = traced(grpc.aio.insecure_channel(target), tracer, prepare)
     try:
-        yield House(tools_pb2_grpc.ToolsServiceStub(channel), channel, spans)
+        yield House(tools_pb2_grpc.ToolsServiceStub(channel), channel, spans, target)
     finally:
         await channel.close()
         await server.stop(0)

@@ -30,11 +30,11 @@ from services.retriever.settings import Settings as RetrieverSettings
 from services.tools.documents import RetrieverDocuments
 from services.tools.settings import Settings
 from services.tools.toolbox import Tool
-from services.tools.types import Context, Output
+from services.tools.types import Context, Output, ToolSpec
 from services.tools.wiring import open_builtin
 from tests.support.tools import Shelf, builtin_tools, planner_spec, tools_house
 from weft import names
-from weft.errors import Reason, WeftError, from_rpc_error
+from weft.errors import Reason, WeftError, error, from_rpc_error
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from weft.tools.v1 import tools_pb2, tools_pb2_grpc
 from weft.tracing import traced
@@ -292,3 +292,44 @@ def test_an_unknown_builtin_tool_is_refused_at_start(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("WEFT_TOOLS__BUILTIN", "calculator,juggler")
     with pytest.raises(WeftError, match="'juggler' is no built-in tool; there are: all, calculator"):
         load(Settings)
+
+
+RETRYING = {
+    "methodConfig": [
+        {
+            "name": [{"service": "weft.tools.v1.ToolsService"}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.01s",
+                "maxBackoff": "0.01s",
+                "backoffMultiplier": 1,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+async def test_what_the_mesh_sends_again_is_run_again_only_where_it_changes_nothing(read_only: bool) -> None:
+    runs = 0
+
+    async def run(arguments: dict[str, Any], context: Context) -> Output:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            raise error(Reason.SHUTTING_DOWN, "the replica goes away")
+        return Output({"done": True}, "done")
+
+    spec = ToolSpec("post", "Posts a letter", input_schema={"type": "object"}, output_schema={}, read_only=read_only)
+    async with (
+        tools_house([Tool(spec, run)]) as house,
+        grpc.aio.insecure_channel(house.target, [("grpc.service_config", json.dumps(RETRYING))]) as channel,
+    ):
+        stub = tools_pb2_grpc.ToolsServiceStub(channel)
+        if read_only:
+            assert (await called(stub, request("post", {}))).text == "done"
+            assert runs == 2
+        else:
+            assert (await refused(stub, request("post", {}))).reason == Reason.TOOL_OUTCOME_UNKNOWN
+            assert runs == 1
