@@ -72,6 +72,8 @@ def held(mesh: Mesh) -> set[str]:
 
 
 class TestWithConsul(Survival):
+    away_s = 10.0  # Consul itself is away for 30
+
     def test_consul_away_for_30_s_and_back_empty_costs_no_call_and_no_policy(
         self, mesh: Mesh, agent: ConsulAgent, canary: Process
     ) -> None:
