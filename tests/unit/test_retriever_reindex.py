@@ -297,6 +297,16 @@ async def test_a_second_move_waits_for_the_first_and_a_deleted_collection_ends_i
         assert await one.log.get_collection(reindex.aside(KEY)) is None
 
 
+async def test_of_moves_asked_for_in_the_same_moment_one_goes_on(tmp_path: Path) -> None:
+    async with house(tmp_path, openers=openers(Other())) as one:
+        await filled(one)
+        asked = await asyncio.gather(*(one.library.reindex(KEY, "other:") for _ in range(8)))
+        assert len({job.id for job in asked}) == 1
+        states = {job.id: job.state for job in (await one.jobs.list_jobs(KEY.tenant))[0]}
+        assert states.pop(asked[0].id) is JobState.QUEUED
+        assert set(states.values()) <= {JobState.CANCELLED}
+
+
 async def test_what_cannot_be_moved_is_refused_at_once(tmp_path: Path) -> None:
     async with house(tmp_path) as one:
         with pytest.raises(WeftError) as caught:

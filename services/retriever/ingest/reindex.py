@@ -61,13 +61,14 @@ def finished_name(key: CollectionKey) -> CollectionKey:
 
 
 async def under_way(jobs: Jobs, key: CollectionKey) -> Job | None:
-    """The job that moves the collection ``key``, if one waits or runs."""
+    """The job that moves the collection ``key``, if one waits or runs; of several, which a moment brings, the first."""
+    found: dict[str, Job] = {}
     # In the order of a job's life, and back to its beginning for those that were given back, or one could slip through.
     for state in (JobState.QUEUED, JobState.RUNNING, JobState.QUEUED):
         for job in (await jobs.list_jobs(key.tenant, state=state, limit=_MOST_JOBS))[0]:
             if job.kind == KIND and json.loads(job.payload)["collection"] == key.name:
-                return job
-    return None
+                found[job.id] = job
+    return min(found.values(), key=lambda job: (job.created_s, job.id), default=None)
 
 
 async def ask(jobs: Jobs, collection: Collection, embedder: str) -> Job:
@@ -88,9 +89,13 @@ async def ask(jobs: Jobs, collection: Collection, embedder: str) -> Job:
             job=f"jobs/{job.id}",
             collection=collection.key.resource,
         )
-    return await jobs.submit(
-        Submission(collection.key.tenant, KIND, uuid.uuid4().hex, wanted, traceparent=traceparent())
-    )
+    tenant = collection.key.tenant
+    job = await jobs.submit(Submission(tenant, KIND, uuid.uuid4().hex, wanted, traceparent=traceparent()))
+    first = await under_way(jobs, collection.key)
+    if first is None or first.id == job.id:
+        return job
+    await jobs.cancel(tenant, job.id)  # somebody else asked in the same moment
+    return await ask(jobs, collection, embedder)
 
 
 @dataclass(frozen=True, slots=True)
