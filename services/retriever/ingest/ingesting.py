@@ -5,7 +5,7 @@
 
 The job begins with the first document and goes on while others are still being sent; it ends when the upload
 is complete and all are settled. Small documents that wait go through this by the group: a group is published in
-one step and settled in one. While one group is published the next is being prepared: two are in memory. A
+one step and settled in one. While one group is published the next two are being prepared: three are in memory. A
 document that can't be read fails alone. The same source twice in an upload is prepared the second time only
 after the first was published, so the last one wins; and where another ingest brought a later version in already,
 the older one leaves it alone.
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 KIND: Final = "ingest"
 SILENCE_S: Final = 15.0  # a sender that gave no sign for so long is gone
 IDLE_S: Final = 2.0  # without a document to work on, the job lets others go
-_AHEAD: Final = 1
+_AHEAD: Final = 1  # groups that wait, beside the one that is published and the one that is to join them
 _PAGE: Final = 64
 MAX_FAILED_KEPT: Final = 1_000  # in the summary; each was told when it failed
 _GROUP: Final = 16  # small documents that are worked on together

@@ -24,7 +24,7 @@ from services.retriever.ingest.uploads import Blobs, Intake
 from services.retriever.ports import Log
 from services.retriever.settings import BLOBS, INTAKES, QUEUES, Settings
 
-_JOBS_AT_ONCE: Final = 4  # each may hold two documents in memory
+_JOBS_AT_ONCE: Final = 4  # each may hold three documents, or groups of small ones, in memory
 
 
 @dataclass(frozen=True, slots=True)
