@@ -203,6 +203,9 @@ class Client:
         *,
         collection: str | None = None,
         filter: str = "",
+        max_per_document: int = 0,
+        rerank: bool = False,
+        explain: bool = False,
         min_epoch: Epoch | None = None,
         allow_cached: bool = True,
         timeout_s: float | None = None,
@@ -214,6 +217,9 @@ class Client:
             top_k: hits at the most, 1 to 100.
             collection: where to look; unset: "default".
             filter: what a passage's document must fulfil: 'team = "search" AND year >= 2025'; empty: nothing.
+            max_per_document: hits of one document at the most; 0: as many as there are.
+            rerank: have the retriever's reranker order the best hits; ``degraded`` says so where it couldn't.
+            explain: tell the score of each part (``Hit.parts``) and what matched (``Hit.highlights``).
             min_epoch: look at least this far; unset: as far as this client has ingested.
             allow_cached: whether the answer may come from a cache.
             timeout_s: deadline in seconds, above 0; unset: the client's.
@@ -232,6 +238,9 @@ class Client:
             query=_text("query", query),
             top_k=_count("top_k", top_k, 100),
             filter=_text("filter", filter),
+            max_per_document=_count("max_per_document", max_per_document, 100),
+            rerank=rerank,
+            explain=explain,
             allow_cached=allow_cached,
         )
         self._set_min_epoch(request, min_epoch)

@@ -23,6 +23,7 @@ def hit(message: retriever_pb2.Hit) -> answers.Hit:
         page=found.page,
         source=found.source,
         highlights=tuple((span.start_char, span.end_char) for span in message.highlights),
+        parts=dict(message.parts),
     )
 
 

@@ -142,6 +142,8 @@ def print_search(result: SearchResult) -> None:
 
 def _print_hit(number: int, hit: Hit) -> None:
     say(f"{number}. {place(hit.title, hit.section, hit.source, hit.page)}  ({hit.score:.3f})", bold=True)
+    if hit.parts:
+        say("   " + ", ".join(f"{name} {score:.3f}" for name, score in sorted(hit.parts.items())))
     say(f"   {snippet(hit.text)}")
 
 

@@ -121,7 +121,8 @@ def test_documents_go_in_and_are_found_and_answered_from(weft_cli: Weft) -> None
     assert weft_cli.ok("ingest", folder).startswith("1 document in ")
     assert "1 of them unchanged" in weft_cli.ok("ingest", folder)
     weft_cli.ok("ingest", "-", "--collection", "notes", stdin="The tram to the harbour is red.")
-    (first, *_) = weft_cli.json("search", "apple trees")["hits"]
+    (first, *_) = weft_cli.json("search", "apple trees", "--explain")["hits"]
+    assert first["parts"]["lexical"] > 0
     assert "seven apple trees" in first["text"]
     assert first["source"].endswith("docs/alba.md")
     answer = weft_cli.json("ask", "When does the library of Alba open?")

@@ -151,14 +151,26 @@ async def test_a_search_gives_hits_with_their_documents(server: Server) -> None:
     passage = passage_pb2.Passage(name="collections/c/documents/d/chunks/1", text="Blue.", title="Sky", page=2)
     passage.metadata.update({"year": 2024, "score": 0.5})
     highlight = retriever_pb2.Highlight(start_char=0, end_char=4)
-    server.retriever.hits = [retriever_pb2.Hit(passage=passage, score=0.9, highlights=[highlight])]
+    parts = {"lexical": 2.5, "dense": 0.5}
+    server.retriever.hits = [retriever_pb2.Hit(passage=passage, score=0.9, highlights=[highlight], parts=parts)]
     async with server.client() as c:
-        result = await c.search("sky", top_k=3, collection="c", filter="year = 2024")
+        await c.search("sky")
+        result = await c.search(
+            *("sky", 3), collection="c", filter="year = 2024", max_per_document=2, rerank=True, explain=True
+        )
     (hit,) = result.hits
     assert (hit.text, hit.score, hit.document) == ("Blue.", 0.9, "collections/c/documents/d")
     assert (hit.metadata, hit.title, hit.page) == ({"year": 2024, "score": 0.5}, "Sky", 2)
-    assert hit.highlights == ((0, 4),)
-    assert (server.retriever.searches[0].top_k, server.retriever.searches[0].filter) == (3, "year = 2024")
+    assert (hit.highlights, hit.parts) == (((0, 4),), parts)
+    plain, full = server.retriever.searches
+    assert (full.top_k, full.filter, full.max_per_document, full.rerank, full.explain) == (
+        3,
+        "year = 2024",
+        2,
+        True,
+        True,
+    )
+    assert (plain.top_k, plain.filter, plain.max_per_document, plain.rerank, plain.explain) == (5, "", 0, False, False)
 
 
 async def test_searches_and_asks_look_as_far_as_this_client_has_written(server: Server, folder: Path) -> None:
