@@ -8,6 +8,8 @@ import logging
 import random
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -26,6 +28,12 @@ from tests.support.retrieval import KEY, House, house, indexes, put
 from tests.unit.test_retriever_view import COLLECTION, answers, stored
 
 LOG = "a" * 32
+NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount")
+ON_A_SMALL_DISK = (
+    *(*NAMESPACES, "sh", "-c"),
+    'mkdir "$0/snapshots" && mount -t tmpfs -o size=1m none "$0/snapshots" && exec "$@"',
+)
+"""Before a directory and a command: runs it with 1 MiB for the directory's snapshots."""
 
 
 def grown(view: View, *numbers: int) -> View:
@@ -239,6 +247,15 @@ async def test_a_full_disk_costs_the_snapshot_and_nothing_else_until_there_is_ro
         assert registry.get_sample_value("weft_retriever_snapshot_age_seconds") < 1  # type: ignore[operator]
     with place(tmp_path / "snapshots", one.log.log_id) as snapshots:
         assert snapshots.load().views[KEY].live_count == 21
+
+
+def test_a_disk_that_is_truly_full_is_survived_alike(tmp_path: Path) -> None:
+    if subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a disk of its own takes user namespaces, which this machine doesn't allow")
+    command = [*ON_A_SMALL_DISK, str(tmp_path), sys.executable, "-m", "tests.support.full_disk", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no snapshot can be written" in done.stderr
 
 
 async def test_a_directory_that_cannot_be_written_is_said_and_survived(tmp_path: Path) -> None:
