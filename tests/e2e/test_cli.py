@@ -96,7 +96,8 @@ def test_the_mesh_has_what_was_asked_for_and_all_of_it_serves(weft_cli: Weft) ->
         ("tools", "v1"),
     ]
     assert {i["health"] for i in found} == {"serving"}
-    assert all(i["load"] is not None for i in found)
+    loads = "the load of each"  # is told a moment after it serves
+    eventually(lambda: all(i["load"] is not None for i in weft_cli.instances()), within_s=15, what=loads)
     table = weft_cli.ok("status")
     assert all(i["address"] in table for i in found)
 
