@@ -48,8 +48,8 @@ class Hit:
     highlights: tuple[tuple[int, int], ...] = ()
     """Spans of ``text`` that match the query: start and end, end exclusive; with ``explain``."""
     parts: Mapping[str, float] = field(default_factory=dict)
-    """Scores of the parts, with ``explain``; for all higher is better: "lexical" (BM25, 0 and up), "dense" (cosine, -1 to
-    1; absent where words alone were compared), with ``rerank`` also "rerank" and "fused"."""
+    """Scores of the parts, with ``explain``; for all higher is better: "lexical" (BM25, 0 and up), "dense" (cosine, -1
+    to 1; absent where words alone were compared), with ``rerank`` also "rerank" and "fused"."""
 
 
 @dataclass(frozen=True, slots=True)
