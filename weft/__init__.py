@@ -5,9 +5,10 @@
     async with weft.Client() as c:
         answer = await c.ask("What is a control plane?")
 
-``Client`` has four verbs: ``ask``, ``stream``, ``search``, ``ingest``; ``jobs`` is long work. What they hand back is in
-``weft.answers``, what they raise in ``weft.errors``; both trees can be reached from here. The generated
-stubs are beside them (``weft.retriever.v1`` and so on) for whoever wants to speak the wire directly.
+``Client`` has four verbs: ``ask``, ``stream``, ``search``, ``ingest``; ``collections`` and ``documents`` are what is
+in, ``jobs`` is long work. What they hand back is in ``weft.answers``, what they raise in ``weft.errors``; both trees
+can be reached from here. The generated stubs are beside them (``weft.retriever.v1`` and so on) for whoever wants to
+speak the wire directly.
 
 Names are loaded when they are first used: importing ``weft`` costs nothing.
 """
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from weft.answers import (
         Answer,
         Citation,
+        Collection,
         Degradation,
         Document,
         Epoch,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         Retrieved,
         SearchResult,
         Started,
+        StoredDocument,
         TextDelta,
         ToolCall,
         ToolResult,
@@ -74,6 +77,7 @@ __all__ = [
     "Cancelled",
     "Citation",
     "Client",
+    "Collection",
     "DataLoss",
     "DeadlineExceeded",
     "Degradation",
@@ -101,6 +105,7 @@ __all__ = [
     "Retrieved",
     "SearchResult",
     "Started",
+    "StoredDocument",
     "TextDelta",
     "ToolCall",
     "ToolResult",

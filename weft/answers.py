@@ -80,6 +80,42 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """The record of a document that is in."""
+
+    name: str
+    """``collections/{c}/documents/{d}``"""
+    source: str
+    title: str
+    mime_type: str
+    sha256: str
+    """Of its bytes, 64 hex digits."""
+    size_bytes: int
+    chunks: int
+    """Passages made of it."""
+    metadata: Mapping[str, Any]
+    updated_s: float
+    """When it last changed, in seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A named set of documents with one embedder."""
+
+    name: str
+    """``collections/{c}``"""
+    embedder: str
+    """Its URL; ``none:`` where words alone are compared."""
+    dimension: int
+    """Of its vectors; 0 without embedder."""
+    documents: int
+    chunks: int
+    """Passages in it."""
+    created_s: float
+    """When it was made, in seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
 class IngestProgress:
     """One more document is in, or failed."""
 

@@ -1,4 +1,4 @@
-"""The SDK's client: one connection to a mesh, four verbs, and jobs.
+"""The SDK's client: one connection to a mesh, four verbs, and what is in: collections, documents, jobs.
 
     async with weft.Client() as c:
         await c.ingest("docs/")
@@ -27,13 +27,14 @@ from typing import Final
 from grpc import aio
 from opentelemetry import trace
 
-from weft import convert, wire
+from weft import checks, convert, wire
 from weft.answers import Answer, Epoch, IngestResult, Job, SearchResult
 from weft.channel import Dial
 from weft.connection import Connection
 from weft.errors import Reason, WeftError, error
 from weft.ingest import OnProgress, Progress, Source, collect, requests
 from weft.job_calls import Jobs
+from weft.library_calls import Collections, Documents
 from weft.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from weft.settings import find_mesh, find_target
@@ -80,7 +81,7 @@ class Client:
         dial = Dial(mesh=find_mesh(mesh, data_dir), target=find_target(target))
         self._tracer = (tracer_provider or trace.get_tracer_provider()).get_tracer("weft")
         self._connection = Connection(dial, tenant, headers or {}, self._tracer)
-        self._timeout_s = _checked_timeout(timeout_s)
+        self._timeout_s = checks.timeout(timeout_s)
         self._epochs: dict[str, Epoch] = {}  # of what this client has ingested, by collection
 
     @property
@@ -172,18 +173,18 @@ class Client:
             timeout_s: deadline of the whole turn in seconds, above 0; unset: the client's.
         """
         timeout_s = self._timeout(timeout_s)
-        session_name = _resource("sessions", session, "session") if session else ""
-        collection_name = _resource("collections", collection, "collection") if collection else ""
+        session_name = checks.resource("sessions", session, "session") if session else ""
+        collection_name = checks.resource("collections", collection, "collection") if collection else ""
         request = orchestrator_pb2.ChatRequest(
             session=session_name,
             request_id=uuid.uuid4().hex,
-            question=_text("question", question),
+            question=checks.text("question", question),
             collection=collection_name,
-            top_k=_count("top_k", top_k, 20),
-            model=_text("model", model or ""),
-            tools=["-"] if tools is not None and not tools else [_text("tools", tool) for tool in tools or ()],
+            top_k=checks.count("top_k", top_k, 20),
+            model=checks.text("model", model or ""),
+            tools=["-"] if tools is not None and not tools else [checks.text("tools", tool) for tool in tools or ()],
             allow_cached=allow_cached,
-            today=_text("today", today or ""),
+            today=checks.text("today", today or ""),
         )
         self._set_min_epoch(request, min_epoch)
         metadata = self._connection.turn_metadata(request.request_id, session_name)
@@ -232,13 +233,13 @@ class Client:
             Unavailable: no retriever can be reached.
         """
         timeout_s = self._timeout(timeout_s)
-        collection_name = _resource("collections", collection, "collection") if collection else ""
+        collection_name = checks.resource("collections", collection, "collection") if collection else ""
         request = retriever_pb2.SearchRequest(
             collection=collection_name,
-            query=_text("query", query),
-            top_k=_count("top_k", top_k, 100),
-            filter=_text("filter", filter),
-            max_per_document=_count("max_per_document", max_per_document, 100),
+            query=checks.text("query", query),
+            top_k=checks.count("top_k", top_k, 100),
+            filter=checks.text("filter", filter),
+            max_per_document=checks.count("max_per_document", max_per_document, 100),
             rerank=rerank,
             explain=explain,
             allow_cached=allow_cached,
@@ -279,8 +280,8 @@ class Client:
             DeadlineExceeded: the deadline came first; what is in, is in.
             Unavailable: no retriever can be reached.
         """
-        _checked_timeout(timeout_s)
-        collection_name = _resource("collections", collection, "collection") if collection else ""
+        checks.timeout(timeout_s)
+        collection_name = checks.resource("collections", collection, "collection") if collection else ""
         uploads = await asyncio.to_thread(collect, paths)
         progress = Progress(uploads, on_progress)
         try:
@@ -332,6 +333,16 @@ class Client:
             raise error(Reason.INTERNAL, "the ingest's stream ended without `finished`")
 
     @property
+    def collections(self) -> Collections:
+        """Sets of documents: listing, making, deleting."""
+        return Collections(self._connection, self._timeout_s, self._epochs.__setitem__)
+
+    @property
+    def documents(self) -> Documents:
+        """What was ingested: listing, deleting."""
+        return Documents(self._connection, self._timeout_s, self._epochs.__setitem__)
+
+    @property
     def jobs(self) -> Jobs:
         """Long work: detached ingests, moves of collections."""
         return Jobs(self._connection, self._timeout_s)
@@ -352,7 +363,7 @@ class Client:
         """
         timeout_s = self._timeout(timeout_s)
         request = retriever_pb2.ReindexCollectionRequest(
-            name=_resource("collections", collection, "collection"), embedder=_text("embedder", embedder)
+            name=checks.resource("collections", collection, "collection"), embedder=checks.text("embedder", embedder)
         )
         stub = retriever_pb2_grpc.RetrieverServiceStub(self._connection.channel("retriever"))
         metadata = self._connection.metadata(uuid.uuid4().hex)
@@ -363,7 +374,7 @@ class Client:
         return await self.jobs.get(reply.job)
 
     def _timeout(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+        return self._timeout_s if timeout_s is None else checks.timeout(timeout_s)
 
     def _set_min_epoch(
         self, request: orchestrator_pb2.ChatRequest | retriever_pb2.SearchRequest, given: Epoch | None
@@ -377,32 +388,3 @@ class Client:
         if failure.reason == Reason.EPOCH_FOREIGN:
             self._epochs.clear()  # the store was replaced: what we knew of the old one is void
         return failure
-
-
-def _checked_timeout(timeout_s: float) -> float:
-    if not timeout_s > 0 or timeout_s == float("inf"):
-        raise error(
-            Reason.INVALID_FIELD,
-            f"timeout_s is {timeout_s}; allowed are seconds above 0, such as 30",
-            field="timeout_s",
-            timeout_s=timeout_s,
-        )
-    return timeout_s
-
-
-def _text(field: str, value: str) -> str:
-    try:
-        value.encode()
-    except (AttributeError, UnicodeEncodeError) as exc:
-        raise error(Reason.INVALID_FIELD, f"{field} is not text that UTF-8 can carry: {exc}", field=field) from None
-    return value
-
-
-def _count(field: str, value: int | None, high: int) -> int | None:
-    if value is not None and not 0 <= value < 2**32:  # the service checks the range, the wire carries this one only
-        raise error(Reason.INVALID_FIELD, f"{field}: is {value}; allowed is 1 to {high}", field=field, value=value)
-    return value
-
-
-def _resource(kind: str, name: str, field: str) -> str:
-    return name if _text(field, name).startswith(f"{kind}/") else f"{kind}/{name}"

@@ -36,6 +36,31 @@ def search_result(message: retriever_pb2.SearchResponse) -> answers.SearchResult
     )
 
 
+def document(message: retriever_pb2.Document) -> answers.StoredDocument:
+    return answers.StoredDocument(
+        name=message.name,
+        source=message.source,
+        title=message.title,
+        mime_type=message.mime_type,
+        sha256=message.sha256,
+        size_bytes=message.size_bytes,
+        chunks=message.chunk_count,
+        metadata=wire.from_struct(message.metadata),
+        updated_s=message.update_time.ToNanoseconds() / 1e9,
+    )
+
+
+def collection(message: retriever_pb2.Collection) -> answers.Collection:
+    return answers.Collection(
+        name=message.name,
+        embedder=message.embedder,
+        dimension=message.dimension,
+        documents=message.document_count,
+        chunks=message.chunk_count,
+        created_s=message.create_time.ToNanoseconds() / 1e9,
+    )
+
+
 def started(message: orchestrator_pb2.Started) -> answers.Started:
     return answers.Started(message.session, message.turn, message.trace_id, dict(message.versions), message.replayed)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 DOCUMENTS: Final = ("README.md", "docs")
 FROM_DOCUMENTS: Final = "What happens if the orchestrator dies?"
 FOLLOW_UP: Final = "And does it run a tool twice?"
-FOLLOW_UP_MEANS: Final = "No tool runs twice"
+FOLLOW_UP_MEANS: Final = "No tool that changes something runs twice"
 NEEDS_A_TOOL: Final = "What is 17 % of 2,340, and how many days are there from 2026-03-01 to 2026-12-24?"
 UNANSWERABLE: Final = "Who won the football world cup in 1998?"
 _ELSEWHERE: Final = ("WEFT_MESH", "WEFT_STORE", "WEFT_REGISTRY", "WEFT_TARGET", "OTEL_EXPORTER_OTLP_ENDPOINT")

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from weft_cli.commands.ask import ask
+from weft_cli.commands.collections import collections
 from weft_cli.commands.config import config
+from weft_cli.commands.documents import documents
 from weft_cli.commands.down import down
 from weft_cli.commands.ingest import ingest
 from weft_cli.commands.jobs import jobs
@@ -44,6 +46,8 @@ for command, summary in (
     (reindex, "Move a collection to another embedder."),
 ):
     app.command(short_help=summary)(command)
+app.add_typer(collections, name="collections")
+app.add_typer(documents, name="documents")
 app.add_typer(jobs, name="jobs")
 app.add_typer(models, name="models")
 app.add_typer(config, name="config")

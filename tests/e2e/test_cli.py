@@ -367,6 +367,20 @@ def test_a_detached_ingest_is_a_job_to_be_listed_awaited_and_shown(weft_cli: Wef
     assert (unknown.returncode, "[JOB_NOT_FOUND]" in unknown.stderr) == (1, True)
 
 
+def test_documents_and_collections_are_listed_and_deleted(weft_cli: Weft) -> None:
+    assert "with none:" in weft_cli.ok("collections", "create", "short-lived", "--embedder", "none:")
+    weft_cli.ok("ingest", "-", "-c", "short-lived", stdin="A mayfly lives for a day.")
+    (document,) = weft_cli.json("documents", "list", "-c", "short-lived")["documents"]
+    assert document["name"] in weft_cli.ok("documents", "list", "-c", "short-lived")
+    weft_cli.ok("documents", "delete", document["name"])
+    assert weft_cli.ok("documents", "list", "-c", "short-lived").strip() == "no documents"
+    unwanted = weft_cli.run("collections", "delete", "short-lived")  # nobody there to say yes
+    assert unwanted.returncode == 1
+    assert "short-lived" in weft_cli.ok("collections", "list")
+    weft_cli.ok("collections", "delete", "short-lived", "--yes")
+    assert "short-lived" not in weft_cli.ok("collections", "list")
+
+
 def test_a_collection_is_moved_to_another_embedder(weft_cli: Weft) -> None:
     weft_cli.ok("ingest", "-", "-c", "moving", stdin="An eel swims 6,000 kilometres.")
     moved = weft_cli.json("reindex", "moving", "--embedder", "none:")

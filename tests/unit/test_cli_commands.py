@@ -26,7 +26,22 @@ from weft.retriever.v1 import retriever_pb2
 from weft_cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("up", "down", "status", "ingest", "search", "ask", "trace", "route", "reindex", "jobs", "models", "config")
+COMMANDS = (
+    "up",
+    "down",
+    "status",
+    "ingest",
+    "search",
+    "ask",
+    "trace",
+    "route",
+    "reindex",
+    "collections",
+    "documents",
+    "jobs",
+    "models",
+    "config",
+)
 
 
 @pytest.fixture

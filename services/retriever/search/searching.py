@@ -164,7 +164,8 @@ class Searcher:
             if collection.embedder == collection.wanted_embedder:
                 return None, ()
             why = f"{collection.wanted_embedder} was not there when {collection.key.resource} was made"
-            return None, (_lack(f"{why}; once it is, delete the collection and ingest again"),)
+            move = f"weft reindex {collection.key.name} --embedder {collection.wanted_embedder}"
+            return None, (_lack(f"{why}; once it is, move it there: {move}"),)
         try:
             return await self._embedders.get(collection.embedder, collection.dimension), ()
         except WeftError as err:
