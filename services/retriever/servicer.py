@@ -24,6 +24,7 @@ from weft.errors import WeftError
 from weft.retriever.v1 import retriever_pb2 as pb
 from weft.retriever.v1 import retriever_pb2_grpc
 
+_WRITE_S = 1.0  # a report that was begun is waited for so long before the call ends with an error
 _NO_DEADLINE_S = 30.0  # for a call outside of the mesh's server, which always binds one
 
 
@@ -70,9 +71,11 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             key = door.collection_key(_tenant(), start.collection, field="start.collection")
             collection = await self._library.open_for_ingest(key)
             job = await self._receiver.run(collection, start.request_id, documents, tell, detach=start.detach)
-        except WeftError:
-            await door.hear_out(requests)
-            await asyncio.gather(*writing, return_exceptions=True)
+        except Exception as exc:
+            if isinstance(exc, WeftError):
+                await door.hear_out(requests)
+            if writing:
+                await asyncio.wait(writing, timeout=_WRITE_S)
             raise
         finished = messages.ingested(job, self._library.epoch(collection.sequence))
         epoch = self._library.epoch(finished.epoch.sequence)

@@ -92,7 +92,8 @@ async def held(intake: Intake, job: str = J) -> Held:
 
 
 async def settle(intake: Intake, one: Item, outcome: Outcome = Outcome.INDEXED, job: str = J, fence: int = 1) -> None:
-    await intake.settle(T, job, fence, [replace(one, outcome=outcome, chunks=2, sequence=one.number + 10)])
+    (there,) = [there for there in await intake.items(T, job, 0, 100) if there.number == one.number]
+    await intake.settle(T, job, fence, [replace(there, outcome=outcome, chunks=2, sequence=one.number + 10)])
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 3_500_000])
@@ -150,7 +151,7 @@ async def test_documents_are_listed_together_or_not_at_all(stores: tuple[Store, 
     with pytest.raises(WeftError):
         await one.put(T, J, upload, [item(1)], total=1)
     assert [there.number for there in await other.items(T, J, 0, 9)] == [1, 2]
-    await other.settle(T, J, 1, [item(n, outcome=Outcome.INDEXED, sequence=n) for n in (1, 2)])
+    await other.settle(T, J, 1, [item(n, upload=upload, outcome=Outcome.INDEXED, sequence=n) for n in (1, 2)])
     assert [there.sequence for there in await one.items(T, J, 0, 9)] == [1, 2]
 
 
@@ -280,7 +281,7 @@ async def test_an_older_version_is_superseded_once_a_later_one_is_in(stores: tup
     await put(one, item(1, "doc.txt"))
     await put(one, item(1, "doc.txt"), job=later)
     await one.put("stranger", later, strange, [item(1, "doc.txt")])
-    await one.settle("stranger", later, 1, [item(1, "doc.txt", outcome=Outcome.INDEXED)])
+    await one.settle("stranger", later, 1, [item(1, "doc.txt", upload=strange, outcome=Outcome.INDEXED)])
     assert await other.superseded(T, J, [1, 2]) == set()
     await settle(one, item(1, "doc.txt"), Outcome.FAILED, later)
     assert await other.superseded(T, J, [1, 2]) == set()
@@ -312,15 +313,17 @@ async def test_letting_go_forgets_what_waited_and_keeps_what_was_settled(stores:
     assert [place.job for place in places] == [J, "b" * 32]
     assert [place.job for place in await other.held(places[0].place, 10)] == ["b" * 32]
     assert await one.let_go(places[0])
+    assert [place.job for place in await other.held(0, 10)] == [J, "b" * 32]  # until its bytes are removed
+    await one.let_gone(places[0])
     assert [place.job for place in await other.held(0, 10)] == ["b" * 32]
     assert [there.number for there in await other.items(T, J, 0, 9)] == [1]
     receipt = await other.receipt(T, J)
     assert receipt is not None
     assert (receipt.count, receipt.complete) == (1, False)
     again = await begin(other)  # sent again: what was lost goes in, by another name
-    assert again != places[0].upload
+    assert again not in places[0].uploads
     assert await other.put(T, J, again, [item(1), item(2)], total=2) == [False, True]
-    assert [there.upload for there in await one.items(T, J, 0, 9)] == [places[0].upload, again]
+    assert [there.upload for there in await one.items(T, J, 0, 9)] == [places[0].uploads[-1], again]
     assert [place.job for place in await other.held(0, 10)] == [J, "b" * 32]
 
 
@@ -336,6 +339,43 @@ async def test_only_the_sender_that_was_seen_is_let_go(stores: tuple[Store, Stor
     assert await other.let_go(seen)
     assert not await one.let_go(seen)
     assert await one.items(T, J, 0, 9) == []
+    upload = await begin(one, sender="third")
+    assert await one.put(T, J, upload, [item(1)]) == [True]
+    seen = await held(other)
+    assert await one.put(T, J, upload, [item(2)], total=2) == [True]
+    assert not await other.let_go(seen)  # it was not complete then
+
+
+async def test_what_was_let_go_is_held_until_all_its_bytes_are_removed(stores: tuple[Store, Store]) -> None:
+    one, other = stores[0].intake, stores[1].intake
+    first = await begin(one)
+    assert await one.let_go(await held(other))
+    # Whoever did that is killed. Another sweep finds what is left, and a sender that is back goes on beside it.
+    second = await begin(one, sender="back")
+    left = await held(other)
+    assert left.uploads == (first, second)
+    await one.put(T, J, second, [item(1)], total=1)
+    await settle(one, item(1))
+    left = await held(other)
+    assert await other.let_go(left)
+    await begin(one, sender="back again")
+    await other.let_gone(left)
+    (now,) = (await held(one)).uploads
+    assert now not in left.uploads
+
+
+async def test_documents_that_were_let_go_cannot_be_settled(stores: tuple[Store, Store]) -> None:
+    one, other = stores[0].intake, stores[1].intake
+    await put(one, item(1))
+    (old,) = await other.items(T, J, 0, 9)
+    await other.take(T, J, 1)
+    assert await one.let_go(await held(one))
+    await put(one, item(1))
+    with pytest.raises(Fenced):
+        await other.settle(T, J, 1, [replace(old, outcome=Outcome.FAILED)])
+    (new,) = await one.items(T, J, 0, 9)
+    assert new.outcome is None
+    await other.settle(T, J, 1, [replace(new, outcome=Outcome.INDEXED)])
 
 
 async def test_a_sender_that_was_let_go_can_list_nothing_that_waits(stores: tuple[Store, Store]) -> None:
@@ -360,7 +400,9 @@ async def test_the_sweep_forgets_old_ingests_that_were_let_go_and_no_others(stor
         await begin(one, job)
         await put(one, item(1), job=job)
         await settle(one, item(1), job=job)
-    assert await one.let_go(await held(other))
+    seen = await held(other)
+    assert await one.let_go(seen)
+    await one.let_gone(seen)
     assert not await other.sweep(60.0)
     assert await one.receipt(T, J) is not None
     await asyncio.sleep(0.1)

@@ -189,3 +189,23 @@ async def test_a_job_that_gave_up_just_as_all_had_come_goes_on(stores: tuple[Job
         assert job is not None
         assert job.state is state
         assert isinstance((await shop.blobs.get([key]))[0], bytes) == (total == 1)
+
+
+async def test_a_sender_that_is_refused_after_all_leaves_no_bytes(
+    stores: tuple[Jobs, Intake, Blobs], tmp_path: Path
+) -> None:
+    shop = Shop(*stores, "request")
+    await shop.break_off()
+    shop.begin()
+    (first,) = list((tmp_path / "blobs" / "tenant").iterdir())
+    while len(list(first.iterdir())) < 2:  # until it has put its bytes, which are not listed yet
+        await shop.sender.go(1)
+    (held,) = await shop.intake.held(0, 10)
+    assert await shop.intake.let_go(held)  # as if it had been silent for long, and its job had ended
+    for upload in held.uploads:
+        await shop.blobs.remove_upload("tenant", upload)
+    await shop.intake.let_gone(held)
+    await shop.blobs.put("tenant", held.uploads[-1], {2: DOCUMENTS["b.txt"]}, durable=False)
+    await shop.sender.go(FOR_EVER)
+    assert shop.told == Reason.UPLOAD_INCOMPLETE
+    assert [path for path in (tmp_path / "blobs" / "tenant").rglob("*") if path.is_file()] == []

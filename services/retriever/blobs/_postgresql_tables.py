@@ -9,7 +9,7 @@ from mesh.postgresql import Schema
 SCHEMA: Final = Schema(
     "weft_blobs",
     "the blob store",
-    version=1,
+    version=2,
     statements=(
         # Whose it is, is known when it is whole: until then upload is NULL.
         """CREATE TABLE weft_blobs.blobs (
@@ -36,7 +36,6 @@ BEGIN: Final = "INSERT INTO weft_blobs.blobs DEFAULT VALUES RETURNING id"
 PUT_PART: Final = "INSERT INTO weft_blobs.parts (blob, number, data) VALUES ($1, $2, $3)"
 FIND: Final = "SELECT id FROM weft_blobs.blobs WHERE tenant = $1 AND upload = $2 AND number = $3 AND sha256 = $4"
 PART: Final = "SELECT data FROM weft_blobs.parts WHERE blob = $1 AND number = $2"
-REMOVE: Final = "DELETE FROM weft_blobs.blobs WHERE tenant = $1 AND upload = $2 AND number = $3 AND sha256 = $4"
 REMOVE_THESE: Final = """
 DELETE FROM weft_blobs.blobs USING unnest($3::integer[], $4::text[]) AS gone (number, sha256)
 WHERE tenant = $1 AND upload = $2 AND blobs.number = gone.number AND blobs.sha256 = gone.sha256"""
@@ -44,6 +43,7 @@ PUT_SMALL: Final = """
 WITH made AS (
     INSERT INTO weft_blobs.blobs (tenant, upload, number, sha256)
     SELECT $1, $2, number, sha256 FROM unnest($3::integer[], $4::text[]) AS new (number, sha256)
+    ON CONFLICT DO NOTHING
     RETURNING id, number)
 INSERT INTO weft_blobs.parts (blob, number, data)
 SELECT made.id, 0, data FROM made JOIN unnest($3::integer[], $5::bytea[]) AS new (number, data) USING (number)"""

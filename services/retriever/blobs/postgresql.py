@@ -62,8 +62,7 @@ class PostgresqlBlobs:
             number: BlobKey(tenant, upload, number, hashlib.sha256(data).hexdigest()) for number, data in blobs.items()
         }
         hashes = [key.sha256 for key in keys.values()]
-        async with self._database.transaction() as connection:
-            await connection.execute(sql.REMOVE_THESE, tenant, upload, [*keys], hashes)  # the same bytes, sent before
+        async with self._database.connection() as connection:  # those that are there stay: somebody may be reading them
             await connection.execute(sql.PUT_SMALL, tenant, upload, [*keys], hashes, [*blobs.values()])
         return keys
 
@@ -126,8 +125,9 @@ class PostgresqlWriter:
         key = BlobKey(tenant, upload, number, self._digest.hexdigest())
         async with self._database.transaction() as connection:
             blob = await self._flush(connection)
-            await connection.execute(sql.REMOVE, *key)  # the same bytes, sent before
-            if await connection.fetchval(sql.KEEP, blob, *key) is None:
+            if await connection.fetchval(sql.FIND, *key) is not None:  # the same bytes, which somebody may be reading
+                await connection.execute(sql.DROP, blob)
+            elif await connection.fetchval(sql.KEEP, blob, *key) is None:
                 raise damaged_blob(key, "it took more than an hour to come in")
         self._blob = None
         self._buffer.clear()

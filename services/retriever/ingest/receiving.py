@@ -152,7 +152,7 @@ class _Upload:
             await self._shut()
             await self._stored()
         except BaseException:
-            if self._job is not None and self._upload:
+            if self._job is not None and self._sender:
                 await self._house.say_goodbye(self._tenant, self._job.id, self._sender)
             raise
         finally:
@@ -202,6 +202,7 @@ class _Upload:
     async def _set_going(self, job: Job) -> None:
         """The job gave up on its sender, but here we are."""
         if await self._sign_on(job, retry=True) != self._upload:
+            await self._house.say_goodbye(self._tenant, job.id, self._sender)
             raise let_go_meanwhile(job.id)
 
     async def _next(self, header: Incoming) -> None:
@@ -271,12 +272,19 @@ class _Upload:
                 number = document.number
                 keys[number] = await document.writer.keep(self._tenant, self._upload, number, durable=self._detach)
         items = [_item(document, keys.get(document.number)) for document in documents]
-        # Where that is refused the bytes stay, until the job has ended: they may be those of an earlier upload.
-        wanted = await self._intake.put(
-            *(self._tenant, job.id, self._upload, items),
-            total=self._count if last else None,
-            durable=self._detach and last,
-        )
+        try:
+            wanted = await self._intake.put(
+                *(self._tenant, job.id, self._upload, items),
+                total=self._count if last else None,
+                durable=self._detach and last,
+            )
+        except WeftError as err:
+            # Else the bytes stay, until the job has ended: they may be those of an earlier sender.
+            if err.reason == Reason.UPLOAD_INCOMPLETE:
+                await self._blobs.remove([*keys.values()])
+                if (ended := await self._jobs.get(self._tenant, job.id)) is not None and not ingesting.gave_up(ended):
+                    _checked(ended)
+            raise
         done = [
             keys[item.number] for item, waits in zip(items, wanted, strict=True) if not waits and item.number in keys
         ]
@@ -312,6 +320,18 @@ class _Upload:
             await asyncio.sleep(_SIGN_EVERY_S)
             with contextlib.suppress(WeftError):
                 await self._intake.sign(self._tenant, self._job.id, self._sender)
+            if self._detach:
+                await self._look(self._job.id)
+
+    async def _look(self, job_id: str) -> None:
+        """See whether the job still waits for us: without reports nobody else does."""
+        try:
+            job = await self._jobs.get(self._tenant, job_id)
+            if job is not None and ingesting.gave_up(job):
+                await self._set_going(job)
+        except WeftError as err:
+            if err.reason == Reason.UPLOAD_INCOMPLETE:
+                raise
 
     async def _follow(self) -> None:
         """Report each document when it and all before it are settled."""

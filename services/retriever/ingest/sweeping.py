@@ -8,6 +8,7 @@ since it was given up, or cancelled while no worker had it. Every replica sweeps
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from typing import Final
@@ -18,7 +19,7 @@ from services.retriever.ingest.uploads import Blobs, Intake
 from services.retriever.ports import Log
 from services.retriever.replicas.replica import Replica
 from services.retriever.types import CollectionKey
-from weft.errors import Reason, WeftError
+from weft.errors import Reason, ResourceExhausted, WeftError
 
 _log = logging.getLogger(__name__)
 _EVERY_S: Final = 60.0
@@ -68,11 +69,13 @@ async def let_go_of_ended(jobs: Jobs, intake: Intake, blobs: Blobs) -> None:
             job = await jobs.get(held.tenant, held.job)
             if job is not None and not job.state.ended:
                 continue
-            receipt = await intake.receipt(held.tenant, held.job)
-            if job is not None and ingesting.gave_up(job) and receipt is not None and receipt.complete:
-                await jobs.retry(held.tenant, held.job)
+            if job is not None and ingesting.gave_up(job) and held.complete:
+                with contextlib.suppress(ResourceExhausted):  # the queue is full: next time
+                    await jobs.retry(held.tenant, held.job)
             elif await intake.let_go(held):
-                await blobs.remove_upload(held.tenant, held.upload)
+                for upload in held.uploads:
+                    await blobs.remove_upload(held.tenant, upload)
+                await intake.let_gone(held)
         await asyncio.sleep(_PAUSE_S)
 
 

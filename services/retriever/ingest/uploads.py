@@ -13,8 +13,8 @@ documents from the first: number by number they are what they were, or the reque
 
 What a job that has ended leaves behind is *let go*: its bytes are removed, and what waited is forgotten. From then on
 bytes for that job go by the name of another *upload*, and a sender that began before is refused. So a sweep that is
-slow takes nothing from a sender that is back: it lets go only of the sender that it saw when it looked, and removes
-only the upload that it let go.
+slow takes nothing from a sender that is back: it lets go only of what is as it was when it looked, its sender above
+all, and removes only what it let go. A worker that has documents of an upload that was let go can settle none of them.
 """
 
 from __future__ import annotations
@@ -115,13 +115,14 @@ class Receipt:
 
 
 class Held(NamedTuple):
-    """An ingest that may still have blobs: its place in the list of them, who sends, and the upload."""
+    """An ingest that may still have blobs, as it stood when it was looked up."""
 
-    place: int
+    place: int  # in the list of them
     tenant: str
     job: str
     sender: str
-    upload: str
+    complete: bool  # nothing more comes
+    uploads: tuple[str, ...]  # by whose names there may be blobs, the last one that which goes on
 
 
 class Intake(Protocol):
@@ -178,7 +179,7 @@ class Intake(Protocol):
         """Note what became of documents.
 
         Raises:
-            Fenced: a higher one was seen.
+            Fenced: a higher one was seen, or the upload of one of them was let go.
         """
 
     async def superseded(self, tenant: str, job: str, numbers: Sequence[int]) -> set[int]:
@@ -194,8 +195,11 @@ class Intake(Protocol):
         """The job had ended after ``held`` was looked up: forget documents that still wait, whose bytes are to go.
 
         What was settled stays, for whoever asks again. A sender that begins again sends the rest again. Returns
-        False, and nothing is done, where another sender has begun or the upload was let go meanwhile.
+        False, and nothing is done, where another sender has begun, the rest has come, or it was let go meanwhile.
         """
+
+    async def let_gone(self, held: Held) -> None:
+        """The bytes of what was let go are removed; until then it stays among the ``held``."""
 
     async def sweep(self, older_than_s: float) -> bool:
         """Forget a few ingests that were let go and that nobody touched for so long; whether there may be more."""
@@ -212,11 +216,11 @@ class Fenced(Exception):
 
 
 def let_go_meanwhile(job: str) -> WeftError:
-    """The error for a sender whose upload was let go: it was not heard of until after its job had ended."""
+    """The error for a sender whose upload was let go: its job had ended, and nothing was heard of it."""
     return error(
         Reason.UPLOAD_INCOMPLETE,
-        f"jobs/{job} had ended before all of the upload came, since nothing was heard of its sender; what was indexed "
-        "by then is in. Send it again with the same request_id to go on",
+        f"jobs/{job} had ended before all of the upload came; what was indexed by then is in. Send it again with the "
+        "same request_id to go on",
         job=f"jobs/{job}",
     )
 

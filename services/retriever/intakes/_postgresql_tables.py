@@ -12,7 +12,7 @@ _NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
 SCHEMA: Final = Schema(
     "weft_intake",
     "the list of uploads",
-    version=1,
+    version=2,
     statements=(
         """CREATE TABLE weft_intake.uploads (
             place bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -21,6 +21,7 @@ SCHEMA: Final = Schema(
             collection text NOT NULL,
             sender text NOT NULL,
             generation integer NOT NULL DEFAULT 1,
+            oldest integer NOT NULL DEFAULT 1,
             sign_s float8 NOT NULL,
             count integer NOT NULL DEFAULT 0,
             total integer,
@@ -76,9 +77,13 @@ FORGET_WAITING: Final = """
 WITH lost AS (DELETE FROM weft_intake.items WHERE tenant = $1 AND job = $2 AND outcome IS NULL RETURNING 1)
 SELECT count(*) FROM lost"""
 LET_GO: Final = """
-UPDATE weft_intake.uploads SET held = false, generation = generation + 1, total = CASE WHEN $3 THEN NULL ELSE total END,
+UPDATE weft_intake.uploads SET generation = generation + 1, total = CASE WHEN $3 THEN NULL ELSE total END,
     count = (SELECT count(*) FROM weft_intake.items WHERE tenant = $1 AND job = $2)
 WHERE tenant = $1 AND job = $2"""
+LET_GONE: Final = """
+UPDATE weft_intake.uploads
+SET oldest = greatest(oldest, $1::integer + 1), held = held AND NOT (sender = $2 AND generation = $1::integer + 1)
+WHERE tenant = $3 AND job = $4"""
 HELD: Final = "SELECT * FROM weft_intake.uploads WHERE held AND place > $1 ORDER BY place LIMIT $2"
 SWEEP: Final = f"""
 DELETE FROM weft_intake.uploads WHERE place IN (

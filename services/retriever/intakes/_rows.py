@@ -44,11 +44,6 @@ def check_total(job: str, upload: Row, received: int, total: int) -> None:
         raise reused(job, f"it had {before} documents then, and has {total} now")
 
 
-def fenced(job: str, fence: int, highest: int) -> Fenced:
-    """For a worker that somebody else has taken over from."""
-    return Fenced(f"jobs/{job}: fence {fence} came after {highest}")
-
-
 def error_bytes(failure: WeftError | None) -> bytes | None:
     """A failure for ``error``."""
     return to_proto(failure).SerializeToString() if failure is not None else None
@@ -71,9 +66,29 @@ def check_upload(job: str, row: Row, upload: str, waiting: Sequence[bool], total
 
 
 def to_held(row: Row) -> Held:
-    """A row of ``HELD``."""
-    upload = upload_name(row["job"], row["generation"])
-    return Held(row["place"], row["tenant"], row["job"], row["sender"], upload)
+    """A row of ``uploads``."""
+    uploads = tuple(upload_name(row["job"], number) for number in range(row["oldest"], row["generation"] + 1))
+    return Held(row["place"], row["tenant"], row["job"], row["sender"], row["total"] is not None, uploads)
+
+
+def generation_of(held: Held) -> int:
+    """Of the upload that went on when it was looked up."""
+    return int(held.uploads[-1].rpartition(".")[2])
+
+
+def check_settling(job: str, row: Row | None, fence: int, items: Sequence[Item] = ()) -> None:
+    """Refuse a worker that somebody has taken over from, or whose documents were let go.
+
+    Raises:
+        Fenced: so it is.
+    """
+    if row is None:
+        return
+    if row["fence"] > fence:
+        raise Fenced(f"jobs/{job}: fence {fence} came after {row['fence']}")
+    upload = upload_name(job, row["generation"])
+    if any(item.upload != upload for item in items):
+        raise Fenced(f"jobs/{job}: its documents were let go; {upload} goes on")
 
 
 def still_held(held: Held, upload: Row | None) -> bool:

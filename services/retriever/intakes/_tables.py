@@ -8,7 +8,7 @@ from mesh.database import Schema
 
 SCHEMA: Final = Schema(
     name="the list of uploads",
-    version=1,
+    version=2,
     statements=(
         """CREATE TABLE uploads (
             place INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -17,6 +17,7 @@ SCHEMA: Final = Schema(
             collection TEXT NOT NULL,
             sender TEXT NOT NULL,
             generation INTEGER NOT NULL DEFAULT 1,
+            oldest INTEGER NOT NULL DEFAULT 1,
             sign_s REAL NOT NULL,
             count INTEGER NOT NULL DEFAULT 0,
             total INTEGER,
@@ -65,9 +66,13 @@ COMPLETE: Final = "UPDATE uploads SET total = ?, broken = 0 WHERE tenant = ? AND
 BREAK_OFF: Final = "UPDATE uploads SET broken = 1 WHERE tenant = ? AND job = ? AND sender = ? AND total IS NULL"
 TAKE: Final = "UPDATE uploads SET fence = max(fence, ?) WHERE tenant = ? AND job = ?"
 LET_GO: Final = (
-    "UPDATE uploads SET held = 0, generation = generation + 1, total = CASE WHEN ? THEN NULL ELSE total END, "
+    "UPDATE uploads SET generation = generation + 1, total = CASE WHEN ? THEN NULL ELSE total END, "
     "count = (SELECT count(*) FROM items WHERE items.tenant = uploads.tenant AND items.job = uploads.job) "
     "WHERE tenant = ? AND job = ?"
+)
+LET_GONE: Final = (
+    "UPDATE uploads SET oldest = max(oldest, ?1 + 1), held = held AND NOT (sender = ?2 AND generation = ?1 + 1) "
+    "WHERE tenant = ?3 AND job = ?4"
 )
 HELD: Final = "SELECT * FROM uploads WHERE held AND place > ? ORDER BY place LIMIT ?"
 OLD: Final = "SELECT tenant, job FROM uploads WHERE NOT held AND sign_s < ? LIMIT ?"

@@ -18,11 +18,12 @@ from mesh.postgresql import Bell, Database
 from services.retriever.ingest.uploads import Held, Item, Receipt, let_go_meanwhile
 from services.retriever.intakes import _postgresql_tables as sql
 from services.retriever.intakes._rows import (
+    check_settling,
     check_total,
     check_upload,
     content,
     fate,
-    fenced,
+    generation_of,
     reused,
     still_held,
     to_held,
@@ -116,13 +117,13 @@ class PostgresqlIntake:
     async def take(self, tenant: str, job: str, fence: int) -> None:
         """A worker begins: from now on lower fences are refused."""
         async with self._database.transaction() as connection:
-            await _check(connection, tenant, job, fence)
+            check_settling(job, await connection.fetchrow(sql.HOLD, tenant, job), fence)
             await connection.execute(sql.TAKE, tenant, job, fence)
 
     async def settle(self, tenant: str, job: str, fence: int, items: Sequence[Item]) -> None:
         """Note what became of documents."""
         async with self._database.transaction() as connection:
-            await _check(connection, tenant, job, fence)
+            check_settling(job, await connection.fetchrow(sql.HOLD, tenant, job), fence, items)
             await connection.executemany(sql.SETTLE, [(tenant, job, item.number, *fate(item)) for item in items])
             await self._bell.ring(connection)
 
@@ -148,6 +149,11 @@ class PostgresqlIntake:
             await connection.execute(sql.LET_GO, tenant, job, lost > 0)
             await self._bell.ring(connection)
         return True
+
+    async def let_gone(self, held: Held) -> None:
+        """The bytes of what was let go are removed."""
+        async with self._database.connection() as connection:
+            await connection.execute(sql.LET_GONE, generation_of(held), held.sender, held.tenant, held.job)
 
     async def sweep(self, older_than_s: float) -> bool:
         """Forget a few ingests that were let go and that nobody touched for so long; whether there may be more."""
@@ -187,9 +193,3 @@ async def _add(
             raise reused(job, f"document {item.number} is {item.source[:80]!r} with another content now")
     await connection.executemany(sql.PUT, new)
     return waiting
-
-
-async def _check(connection: Connection, tenant: str, job: str, fence: int) -> None:
-    upload: Any = await connection.fetchrow(sql.HOLD, tenant, job)
-    if upload is not None and upload["fence"] > fence:
-        raise fenced(job, fence, upload["fence"])

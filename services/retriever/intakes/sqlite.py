@@ -22,11 +22,12 @@ from mesh.settings import directory_of
 from services.retriever.ingest.uploads import Held, Item, Receipt, let_go_meanwhile
 from services.retriever.intakes import _tables as sql
 from services.retriever.intakes._rows import (
+    check_settling,
     check_total,
     check_upload,
     content,
     fate,
-    fenced,
+    generation_of,
     reused,
     still_held,
     to_held,
@@ -128,7 +129,7 @@ class SqliteIntake:
         """A worker begins: from now on lower fences are refused."""
 
         def work(db: sqlite3.Connection) -> None:
-            _check(db, tenant, job, fence)
+            check_settling(job, db.execute(sql.UPLOAD, (tenant, job)).fetchone(), fence)
             db.execute(sql.TAKE, (fence, tenant, job))
 
         await self._db.write(work)
@@ -137,7 +138,7 @@ class SqliteIntake:
         """Note what became of documents."""
 
         def work(db: sqlite3.Connection) -> None:
-            _check(db, tenant, job, fence)
+            check_settling(job, db.execute(sql.UPLOAD, (tenant, job)).fetchone(), fence, items)
             db.executemany(sql.SETTLE, [(*fate(item), tenant, job, item.number) for item in items])
 
         await self._db.write(work)
@@ -172,6 +173,11 @@ class SqliteIntake:
 
         return await self._db.write(work)
 
+    async def let_gone(self, held: Held) -> None:
+        """The bytes of what was let go are removed."""
+        given = (generation_of(held), held.sender, held.tenant, held.job)
+        await self._db.write(lambda db: db.execute(sql.LET_GONE, given))
+
     async def sweep(self, older_than_s: float) -> bool:
         """Forget a few ingests that were let go and that nobody touched for so long; whether there may be more."""
 
@@ -201,9 +207,3 @@ async def open(url: Url) -> SqliteIntake:
 async def open_file(path: Path, now_s: Callable[[], float] = time.time) -> SqliteIntake:
     """Open the list in ``path``, made if it isn't there."""
     return SqliteIntake(await database.open(path, sql.SCHEMA), now_s)
-
-
-def _check(db: sqlite3.Connection, tenant: str, job: str, fence: int) -> None:
-    upload = db.execute(sql.UPLOAD, (tenant, job)).fetchone()
-    if upload is not None and upload["fence"] > fence:
-        raise fenced(job, fence, upload["fence"])
