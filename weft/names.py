@@ -16,6 +16,7 @@ METADATA_BUCKET: Final = "weft-bucket"  # 0 to 99, hash of the session: keeps a 
 METADATA_ROUTE_PREFIX: Final = "weft-route-"  # header routes that travel along the whole chain
 METADATA_TRACEPARENT: Final = "traceparent"  # W3C trace context
 METADATA_PREVIOUS_ATTEMPTS: Final = "grpc-previous-rpc-attempts"  # gRPC's own, on what it sends again (gRFC A6)
+METADATA_ENVOY_ATTEMPT: Final = "x-envoy-attempt-count"  # Envoy's: 1, and more on what it sends again
 METADATA_PUSHBACK: Final = "grpc-retry-pushback-ms"  # "-1" in trailers: gRPC, don't retry this
 
 ERROR_DOMAIN: Final = "weft.dev"  # google.rpc.ErrorInfo.domain

@@ -89,7 +89,8 @@ def envoy_routes(services: Sequence[Service]) -> pb.RouteConfiguration:
     predicate = retry.retry_host_predicate.add(name="previous-hosts")
     predicate.typed_config.CopyFrom(any_pb2.Any(type_url=PREVIOUS_HOSTS))
     retry.host_selection_retry_max_attempts = _RETRIES
-    host = pb.VirtualHost(name=INGRESS, domains=["*"])
+    # gRPC says by itself what it sends again; a tool that changes something isn't run again.
+    host = pb.VirtualHost(name=INGRESS, domains=["*"], include_request_attempt_count=True)
     owners = _owners(services)
     for service in services:
         cases = _cases(service)

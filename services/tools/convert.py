@@ -41,7 +41,10 @@ def call(request: tools_pb2.CallToolRequest, metadata: Iterable[tuple[str, str |
             size_bytes=size_bytes,
             max_bytes=MAX_ARGUMENT_BYTES,
         )
-    tried = any(key == names.METADATA_PREVIOUS_ATTEMPTS for key, _ in metadata)
+    tried = any(
+        key == names.METADATA_PREVIOUS_ATTEMPTS or (key == names.METADATA_ENVOY_ATTEMPT and value != "1")
+        for key, value in metadata
+    )
     return Call(request.name, from_struct(request.arguments), _today(request.today), request.call_id, tried)
 
 

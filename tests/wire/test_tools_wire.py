@@ -333,3 +333,12 @@ async def test_what_the_mesh_sends_again_is_run_again_only_where_it_changes_noth
         else:
             assert (await refused(stub, request("post", {}))).reason == Reason.TOOL_OUTCOME_UNKNOWN
             assert runs == 1
+        begun = runs
+        for attempt in ("1", "2"):  # as Envoy tells them
+            metadata = (("x-envoy-attempt-count", attempt),)
+            if read_only or attempt == "1":
+                await called(stub, request("post", {}), metadata=metadata)
+            else:
+                again = await refused(stub, request("post", {}), metadata=metadata)
+                assert again.reason == Reason.TOOL_OUTCOME_UNKNOWN
+        assert runs == begun + 1 + read_only

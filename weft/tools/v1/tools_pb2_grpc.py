@@ -59,7 +59,8 @@ class ToolsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CallTool(self, request, context):
-        """CallTool runs one tool. The same `call_id` again is the same call.
+        """CallTool runs one tool. What the mesh sends again, since a replica died under it, is run again only where
+        the tool is read-only; else it fails with TOOL_OUTCOME_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17weft/xds/v1/route.proto\x12\x0bweft.xds.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"S\n\x12RouteConfiguration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\rvirtual_hosts\x18\x02 \x03(\x0b\x32\x18.weft.xds.v1.VirtualHost\"P\n\x0bVirtualHost\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64omains\x18\x02 \x03(\t\x12\"\n\x06routes\x18\x03 \x03(\x0b\x32\x12.weft.xds.v1.Route\"f\n\x05Route\x12&\n\x05match\x18\x01 \x01(\x0b\x32\x17.weft.xds.v1.RouteMatch\x12\'\n\x05route\x18\x02 \x01(\x0b\x32\x18.weft.xds.v1.RouteAction\x12\x0c\n\x04name\x18\x0e \x01(\t\"m\n\nRouteMatch\x12\x10\n\x06prefix\x18\x01 \x01(\tH\x00\x12\x0e\n\x04path\x18\x02 \x01(\tH\x00\x12+\n\x07headers\x18\x06 \x03(\x0b\x32\x1a.weft.xds.v1.HeaderMatcherB\x10\n\x0epath_specifier\"\x9b\x01\n\rHeaderMatcher\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x0brange_match\x18\x06 \x01(\x0b\x32\x17.weft.xds.v1.Int64RangeH\x00\x12\x32\n\x0cstring_match\x18\r \x01(\x0b\x32\x1a.weft.xds.v1.StringMatcherH\x00\x42\x18\n\x16header_match_specifier\"(\n\nInt64Range\x12\r\n\x05start\x18\x01 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x03\"\x1e\n\rStringMatcher\x12\r\n\x05\x65xact\x18\x01 \x01(\t\"\xcc\x01\n\x0bRouteAction\x12\x11\n\x07\x63luster\x18\x01 \x01(\tH\x00\x12\x39\n\x11weighted_clusters\x18\x03 \x01(\x0b\x32\x1c.weft.xds.v1.WeightedClusterH\x00\x12*\n\x07timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0cretry_policy\x18\t \x01(\x0b\x32\x18.weft.xds.v1.RetryPolicyB\x13\n\x11\x63luster_specifier\"?\n\x0fWeightedCluster\x12,\n\x08\x63lusters\x18\x01 \x03(\x0b\x32\x1a.weft.xds.v1.ClusterWeight\"K\n\rClusterWeight\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06weight\x18\x02 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\"\xef\x01\n\x0bRetryPolicy\x12\x10\n\x08retry_on\x18\x01 \x01(\t\x12\x31\n\x0bnum_retries\x18\x02 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12=\n\x14retry_host_predicate\x18\x05 \x03(\x0b\x32\x1f.weft.xds.v1.RetryHostPredicate\x12)\n!host_selection_retry_max_attempts\x18\x06 \x01(\x03\x12\x31\n\x0eretry_back_off\x18\x08 \x01(\x0b\x32\x19.weft.xds.v1.RetryBackOff\"N\n\x12RetryHostPredicate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x0ctyped_config\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\"\x18\n\x16PreviousHostsPredicate\"q\n\x0cRetryBackOff\x12\x30\n\rbase_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmax_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Durationb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17weft/xds/v1/route.proto\x12\x0bweft.xds.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"S\n\x12RouteConfiguration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\rvirtual_hosts\x18\x02 \x03(\x0b\x32\x18.weft.xds.v1.VirtualHost\"w\n\x0bVirtualHost\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64omains\x18\x02 \x03(\t\x12\"\n\x06routes\x18\x03 \x03(\x0b\x32\x12.weft.xds.v1.Route\x12%\n\x1dinclude_request_attempt_count\x18\x0e \x01(\x08\"f\n\x05Route\x12&\n\x05match\x18\x01 \x01(\x0b\x32\x17.weft.xds.v1.RouteMatch\x12\'\n\x05route\x18\x02 \x01(\x0b\x32\x18.weft.xds.v1.RouteAction\x12\x0c\n\x04name\x18\x0e \x01(\t\"m\n\nRouteMatch\x12\x10\n\x06prefix\x18\x01 \x01(\tH\x00\x12\x0e\n\x04path\x18\x02 \x01(\tH\x00\x12+\n\x07headers\x18\x06 \x03(\x0b\x32\x1a.weft.xds.v1.HeaderMatcherB\x10\n\x0epath_specifier\"\x9b\x01\n\rHeaderMatcher\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x0brange_match\x18\x06 \x01(\x0b\x32\x17.weft.xds.v1.Int64RangeH\x00\x12\x32\n\x0cstring_match\x18\r \x01(\x0b\x32\x1a.weft.xds.v1.StringMatcherH\x00\x42\x18\n\x16header_match_specifier\"(\n\nInt64Range\x12\r\n\x05start\x18\x01 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x03\"\x1e\n\rStringMatcher\x12\r\n\x05\x65xact\x18\x01 \x01(\t\"\xcc\x01\n\x0bRouteAction\x12\x11\n\x07\x63luster\x18\x01 \x01(\tH\x00\x12\x39\n\x11weighted_clusters\x18\x03 \x01(\x0b\x32\x1c.weft.xds.v1.WeightedClusterH\x00\x12*\n\x07timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0cretry_policy\x18\t \x01(\x0b\x32\x18.weft.xds.v1.RetryPolicyB\x13\n\x11\x63luster_specifier\"?\n\x0fWeightedCluster\x12,\n\x08\x63lusters\x18\x01 \x03(\x0b\x32\x1a.weft.xds.v1.ClusterWeight\"K\n\rClusterWeight\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06weight\x18\x02 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\"\xef\x01\n\x0bRetryPolicy\x12\x10\n\x08retry_on\x18\x01 \x01(\t\x12\x31\n\x0bnum_retries\x18\x02 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12=\n\x14retry_host_predicate\x18\x05 \x03(\x0b\x32\x1f.weft.xds.v1.RetryHostPredicate\x12)\n!host_selection_retry_max_attempts\x18\x06 \x01(\x03\x12\x31\n\x0eretry_back_off\x18\x08 \x01(\x0b\x32\x19.weft.xds.v1.RetryBackOff\"N\n\x12RetryHostPredicate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x0ctyped_config\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\"\x18\n\x16PreviousHostsPredicate\"q\n\x0cRetryBackOff\x12\x30\n\rbase_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmax_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Durationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,29 +37,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTECONFIGURATION']._serialized_start=131
   _globals['_ROUTECONFIGURATION']._serialized_end=214
   _globals['_VIRTUALHOST']._serialized_start=216
-  _globals['_VIRTUALHOST']._serialized_end=296
-  _globals['_ROUTE']._serialized_start=298
-  _globals['_ROUTE']._serialized_end=400
-  _globals['_ROUTEMATCH']._serialized_start=402
-  _globals['_ROUTEMATCH']._serialized_end=511
-  _globals['_HEADERMATCHER']._serialized_start=514
-  _globals['_HEADERMATCHER']._serialized_end=669
-  _globals['_INT64RANGE']._serialized_start=671
-  _globals['_INT64RANGE']._serialized_end=711
-  _globals['_STRINGMATCHER']._serialized_start=713
-  _globals['_STRINGMATCHER']._serialized_end=743
-  _globals['_ROUTEACTION']._serialized_start=746
-  _globals['_ROUTEACTION']._serialized_end=950
-  _globals['_WEIGHTEDCLUSTER']._serialized_start=952
-  _globals['_WEIGHTEDCLUSTER']._serialized_end=1015
-  _globals['_CLUSTERWEIGHT']._serialized_start=1017
-  _globals['_CLUSTERWEIGHT']._serialized_end=1092
-  _globals['_RETRYPOLICY']._serialized_start=1095
-  _globals['_RETRYPOLICY']._serialized_end=1334
-  _globals['_RETRYHOSTPREDICATE']._serialized_start=1336
-  _globals['_RETRYHOSTPREDICATE']._serialized_end=1414
-  _globals['_PREVIOUSHOSTSPREDICATE']._serialized_start=1416
-  _globals['_PREVIOUSHOSTSPREDICATE']._serialized_end=1440
-  _globals['_RETRYBACKOFF']._serialized_start=1442
-  _globals['_RETRYBACKOFF']._serialized_end=1555
+  _globals['_VIRTUALHOST']._serialized_end=335
+  _globals['_ROUTE']._serialized_start=337
+  _globals['_ROUTE']._serialized_end=439
+  _globals['_ROUTEMATCH']._serialized_start=441
+  _globals['_ROUTEMATCH']._serialized_end=550
+  _globals['_HEADERMATCHER']._serialized_start=553
+  _globals['_HEADERMATCHER']._serialized_end=708
+  _globals['_INT64RANGE']._serialized_start=710
+  _globals['_INT64RANGE']._serialized_end=750
+  _globals['_STRINGMATCHER']._serialized_start=752
+  _globals['_STRINGMATCHER']._serialized_end=782
+  _globals['_ROUTEACTION']._serialized_start=785
+  _globals['_ROUTEACTION']._serialized_end=989
+  _globals['_WEIGHTEDCLUSTER']._serialized_start=991
+  _globals['_WEIGHTEDCLUSTER']._serialized_end=1054
+  _globals['_CLUSTERWEIGHT']._serialized_start=1056
+  _globals['_CLUSTERWEIGHT']._serialized_end=1131
+  _globals['_RETRYPOLICY']._serialized_start=1134
+  _globals['_RETRYPOLICY']._serialized_end=1373
+  _globals['_RETRYHOSTPREDICATE']._serialized_start=1375
+  _globals['_RETRYHOSTPREDICATE']._serialized_end=1453
+  _globals['_PREVIOUSHOSTSPREDICATE']._serialized_start=1455
+  _globals['_PREVIOUSHOSTSPREDICATE']._serialized_end=1479
+  _globals['_RETRYBACKOFF']._serialized_start=1481
+  _globals['_RETRYBACKOFF']._serialized_end=1594
 # @@protoc_insertion_point(module_scope)
