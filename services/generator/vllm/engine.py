@@ -38,7 +38,7 @@ from weft.errors import Reason, WeftError, error
 
 LOOK_INTERVAL_S: Final = 0.1
 SHUTDOWN_S: Final = 2.0
-MAX_JOINED: Final = 16  # tokens
+MAX_JOINED: Final = 8  # tokens: a step may come to take much longer before the answer ends
 _NEWEST: Final = 0.1  # the newest step's part in the average
 
 
@@ -178,7 +178,7 @@ class _Stats:
         self._step_s = 0.0  # a moving average
 
     def steps_in(self, interval_s: float) -> int:
-        """How many steps are made in that time; at least one, and not so many that a slower engine keeps us waiting."""
+        """How many steps are made in that time, by the latest ones: 1 to MAX_JOINED."""
         return max(1, min(MAX_JOINED, int(interval_s / self._step_s))) if self._step_s else 1
 
     def logger(self, config: Any, engine_index: int = 0) -> StatLoggerBase:
