@@ -77,19 +77,22 @@ searches = st.tuples(
 others = st.one_of(
     st.tuples(st.sampled_from(["get", "delete"]), homes, documents),
     st.tuples(st.sampled_from(["list", "collection", "collections", "create", "jobs"]), homes, st.none()),
-    st.tuples(st.just("job"), homes, st.tuples(st.sampled_from(["GetJob", "CancelJob", "WaitJob"]), homes)),
+    st.tuples(
+        st.just("job"), homes, st.tuples(st.sampled_from(["GetJob", "CancelJob", "WaitJob", "DeleteJob"]), homes)
+    ),
 )
 drops = st.tuples(st.just("drop"), homes, st.none())
+moves = st.tuples(st.just("reindex"), homes, st.booleans())
 ingests = st.tuples(st.just("ingest"), homes, documents)
-BY_LOT = [searches] * 12 + [ingests] * 6 + [others] * 5 + [drops]
+BY_LOT = [searches] * 12 + [ingests] * 6 + [others] * 5 + [drops, moves]
 steps = st.integers(0, len(BY_LOT) - 1).flatmap(BY_LOT.__getitem__)
 
 
 class World:
     """The served retriever, and what should be in it."""
 
-    def __init__(self, retriever: Served) -> None:
-        self.retriever = retriever
+    def __init__(self, retriever: Served, embedder: str) -> None:
+        self.retriever, self.embedder = retriever, embedder
         self.there: dict[Home, set[str]] = {}
         self.jobs: dict[str, list[str]] = {tenant: [] for tenant in TENANTS}
         self.answers = self.searches = self.found = 0
@@ -165,11 +168,18 @@ class World:
         self.there.get(home, set()).discard(source(home, document))
 
     async def _list(self, home: Home, _: None) -> None:
-        request = pb.ListDocumentsRequest(collection=f"collections/{home[1]}")
-        answer = await self.call(home, self.retriever.stub.ListDocuments, request)
-        assert (answer is None) == (home not in self.there)
-        if answer is not None:
-            assert {document.source for document in answer.documents} == self.there[home]
+        request = pb.ListDocumentsRequest(collection=f"collections/{home[1]}", page_size=2)
+        listed: list[str] = []
+        while True:
+            answer = await self.call(home, self.retriever.stub.ListDocuments, request)
+            assert (answer is None) == (home not in self.there)
+            if answer is None:
+                return
+            listed += [document.source for document in answer.documents]
+            if not answer.next_page_token:
+                break
+            request.page_token = answer.next_page_token
+        assert sorted(listed) == sorted(self.there[home])
 
     async def _collection(self, home: Home, _: None) -> None:
         request = pb.GetCollectionRequest(name=f"collections/{home[1]}")
@@ -194,6 +204,13 @@ class World:
         answer = await self.call(home, self.retriever.stub.DeleteCollection, request)
         assert (answer is None) == (self.there.pop(home, None) is None)
 
+    async def _reindex(self, home: Home, to_words: bool) -> None:
+        """It goes on beside what comes next; the half-made collection is nobody's to see."""
+        embedder = "none:" if to_words else self.embedder
+        request = pb.ReindexCollectionRequest(name=f"collections/{home[1]}", embedder=embedder)
+        answer = await self.call(home, self.retriever.stub.ReindexCollection, request)
+        assert answer is None or home in self.there
+
     async def _jobs(self, home: Home, _: None) -> None:
         answer = await self.call(home, self.retriever.jobs.ListJobs, jobs_pb2.ListJobsRequest(), own_tenant=True)
         self.jobs[home[0]] = [job.name for job in answer.jobs]
@@ -209,7 +226,7 @@ class World:
 def test_no_call_gives_a_byte_of_another_tenant_or_collection(tmp_path: Path) -> None:
     with asyncio.Runner() as runner, embedding_server(BagOfWords()) as server:
         retriever = served(tmp_path, embedder=server.url())
-        world = World(runner.run(retriever.__aenter__()))
+        world = World(runner.run(retriever.__aenter__()), server.url())
 
         async def fill() -> None:
             for home in HOMES:
