@@ -26,10 +26,10 @@ def text(field: str, value: str) -> str:
     return value
 
 
-def count(field: str, value: int | None, high: int) -> int | None:
+def count(field: str, value: int | None, high: int, low: int = 1) -> int | None:
     """A number that fits its field."""
     if value is not None and not 0 <= value < 2**32:  # the service checks the range, the wire carries this one only
-        raise error(Reason.INVALID_FIELD, f"{field}: is {value}; at most {high} is allowed", field=field, value=value)
+        raise error(Reason.INVALID_FIELD, f"{field}: is {value}; allowed is {low} to {high}", field=field, value=value)
     return value
 
 

@@ -239,7 +239,7 @@ class Client:
             query=checks.text("query", query),
             top_k=checks.count("top_k", top_k, 100),
             filter=checks.text("filter", filter),
-            max_per_document=checks.count("max_per_document", max_per_document, 100),
+            max_per_document=checks.count("max_per_document", max_per_document, 100, low=0),
             rerank=rerank,
             explain=explain,
             allow_cached=allow_cached,
@@ -310,7 +310,8 @@ class Client:
             except aio.AioRpcError as exc:
                 failure = self._explain(exc, "retriever", timeout_s)
                 tries_left = _INGEST_TRIES if len(progress.waiting) < before else tries_left - 1
-                if not is_break(exc, failure) or tries_left == 0:
+                broke = is_break(exc, failure) or failure.reason == Reason.UPLOAD_INCOMPLETE  # we were silent for long
+                if not broke or tries_left == 0:
                     raise failure from exc
             await asyncio.sleep(_INGEST_PAUSE_S)
 

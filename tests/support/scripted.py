@@ -95,6 +95,7 @@ class Retriever(retriever_pb2_grpc.RetrieverServiceServicer):
         self.request_ids: list[str] = []
         self.refused: dict[str, WeftError] = {}
         self.break_after: int | None = None
+        self.break_with: WeftError | grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
 
     def _epoch(self) -> epoch_pb2.Epoch:
         return epoch_pb2.Epoch(log_id="0" * 32, sequence=len(self.documents))
@@ -134,7 +135,7 @@ class Retriever(retriever_pb2_grpc.RetrieverServiceServicer):
     ) -> int:
         if self.break_after == done:
             self.break_after = None
-            await _fail(context, grpc.StatusCode.UNAVAILABLE)
+            await _fail(context, self.break_with)
         self.headers.append(header)
         progress = retriever_pb2.IngestProgress(source=header.source, outcome="INGEST_OUTCOME_INDEXED", chunks=2)
         if (refusal := self.refused.get(header.source)) is not None:

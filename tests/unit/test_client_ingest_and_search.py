@@ -12,7 +12,7 @@ import pytest
 import weft
 from tests.support.scripted import Server, finished, scripted_server, started
 from weft.common.v1 import passage_pb2
-from weft.errors import Reason, error
+from weft.errors import Reason, WeftError, error
 from weft.retriever.v1 import retriever_pb2
 
 
@@ -113,10 +113,13 @@ async def test_a_file_that_cannot_be_opened_is_named_and_harms_no_other(
     assert "Permission denied" in str(failed.error)
 
 
-async def test_an_upload_that_breaks_goes_on_with_what_has_no_answer(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("why", [grpc.StatusCode.UNAVAILABLE, error(Reason.UPLOAD_INCOMPLETE, "nothing was heard")])
+async def test_an_upload_that_breaks_goes_on_with_what_has_no_answer(
+    why: WeftError | grpc.StatusCode, server: Server, tmp_path: Path
+) -> None:
     for number in range(5):
         (tmp_path / f"{number}.txt").write_text(f"text {number}")
-    server.retriever.break_after = 2
+    server.retriever.break_after, server.retriever.break_with = 2, why
     seen: list[weft.IngestProgress] = []
     async with server.client() as c:
         result = await c.ingest(tmp_path, on_progress=seen.append)

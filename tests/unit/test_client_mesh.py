@@ -17,10 +17,12 @@ from weft.settings import find_mesh
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPORTED = """
-Aborted AlreadyExists Answer Cancelled Citation Client DataLoss DeadlineExceeded Degradation Document Epoch Event
+Aborted AlreadyExists Answer Cancelled Citation Client Collection DataLoss DeadlineExceeded Degradation Document Epoch
+Event
 FailedDocument FailedPrecondition Finished Hit IngestProgress IngestResult Internal InvalidArgument Job
 JobProgress Ledger LedgerEntry MeshAlreadyBound NotFound Passage PermissionDenied Reason ResourceExhausted Retrieved
-SearchResult Started TextDelta ToolCall ToolResult TurnStream Unavailable Unimplemented Usage WeftError as_dict
+SearchResult Started StoredDocument TextDelta ToolCall ToolResult TurnStream Unavailable Unimplemented Usage WeftError
+as_dict
 """
 
 
