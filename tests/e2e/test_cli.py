@@ -305,14 +305,11 @@ def test_config_prints_every_setting_with_secrets_masked_and_refuses_unknown_nam
         )  # fmt: skip
 
     registry = "consul://user:hush@127.0.0.1:8500"
-    printed = config("print", WEFT_REGISTRY=registry)
+    printed = config("print", "--json", WEFT_REGISTRY=registry)
     assert printed.returncode == 0, printed.stderr
-    assert "WEFT_MESH=127.0.0.1:9500" in printed.stdout
-    assert "WEFT_RETRIEVER__EMBEDDER=none:" in printed.stdout
-    assert "hush" not in printed.stdout
-    as_json = json.loads(config("print", "--json", WEFT_REGISTRY=registry).stdout)
+    as_json = json.loads(printed.stdout)
     assert {"controlplane", "collector", "retriever", "generator", "tools", "orchestrator"} == as_json.keys()
-    assert "hush" not in json.dumps(as_json)
+    assert "hush" not in printed.stdout
     refused = config("check", WEFT_RETREIVER__INDEX="faiss:")
     assert refused.returncode == 2
     assert "WEFT_RETREIVER__INDEX is not a setting" in refused.stderr
@@ -368,15 +365,12 @@ def test_a_detached_ingest_is_a_job_to_be_listed_awaited_and_shown(weft_cli: Wef
 
 
 def test_documents_and_collections_are_listed_and_deleted(weft_cli: Weft) -> None:
-    assert "with none:" in weft_cli.ok("collections", "create", "short-lived", "--embedder", "none:")
     weft_cli.ok("ingest", "-", "-c", "short-lived", stdin="A mayfly lives for a day.")
     (document,) = weft_cli.json("documents", "list", "-c", "short-lived")["documents"]
-    assert document["name"] in weft_cli.ok("documents", "list", "-c", "short-lived")
     weft_cli.ok("documents", "delete", document["name"])
     assert weft_cli.ok("documents", "list", "-c", "short-lived").strip() == "no documents"
     unwanted = weft_cli.run("collections", "delete", "short-lived")  # nobody there to say yes
     assert unwanted.returncode == 1
-    assert "short-lived" in weft_cli.ok("collections", "list")
     weft_cli.ok("collections", "delete", "short-lived", "--yes")
     assert "short-lived" not in weft_cli.ok("collections", "list")
 

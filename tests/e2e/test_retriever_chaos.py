@@ -28,7 +28,7 @@ from weft.common.v1 import epoch_pb2
 from weft.retriever.v1 import retriever_pb2 as pb
 from weft.retriever.v1 import retriever_pb2_grpc
 
-KILLS = int(os.environ.get("WEFT_TEST_CHAOS_KILLS", "4"))
+KILLS = int(os.environ.get("WEFT_TEST_CHAOS_KILLS", "2"))
 SEED = int(os.environ.get("WEFT_TEST_CHAOS_SEED", "20261121"))
 pytestmark = pytest.mark.timeout(240 + 30 * KILLS)
 
