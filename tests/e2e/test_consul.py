@@ -81,7 +81,7 @@ class TestWithConsul(Survival):
         everybody = ids(mesh)
         stored = httpx.get(key(agent, "orchestrator"), params={"raw": ""}, timeout=5).json()
         assert stored == {"weights": {"v1": 60, "v2": 40}}
-        with driving(mesh, "ask", seed=16, pause_s=0.05) as load:
+        with driving(mesh, "ask", seed=16, pause_s=0.5) as load:
             agent.kill()
             time.sleep(30)
             status = mesh.status()

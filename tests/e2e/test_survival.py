@@ -27,7 +27,7 @@ class TestWithTheBuiltInRegistry(Survival):
     def test_a_paused_control_plane_evicts_nobody(self, mesh: Mesh) -> None:
         control_plane = mesh.named("controlplane")[0]
         before = ids(mesh)
-        with driving(mesh, "search", seed=14, pause_s=0.05) as load:
+        with driving(mesh, "search", seed=14, pause_s=0.3) as load:
             control_plane.signal(signal.SIGSTOP)
             time.sleep(20)
             control_plane.signal(signal.SIGCONT)

@@ -149,6 +149,6 @@ async def house(
         yield House(pb_grpc.GeneratorServiceStub(channel), models, spans, meter, metrics.registry, channel)
 
 
-async def ask(h: House, wanted: pb.GenerateRequest, timeout_s: float = 10.0) -> Answer:
+async def ask(h: House, wanted: pb.GenerateRequest, timeout_s: float = 40.0) -> Answer:
     """Read one stream to its end."""
     return Answer([message async for message in h.stub.Generate(wanted, timeout=timeout_s)])

@@ -97,7 +97,7 @@ class Survival:
 
     def test_a_control_plane_that_is_away_costs_no_call(self, mesh: Mesh) -> None:
         control_plane = mesh.named("controlplane")[0]
-        with driving(mesh, "ask", seed=13, pause_s=0.05) as load:
+        with driving(mesh, "ask", seed=13, pause_s=0.5) as load:
             control_plane.kill()
             time.sleep(self.away_s)
             control_plane.start()
