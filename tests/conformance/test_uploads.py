@@ -346,6 +346,20 @@ async def test_only_the_sender_that_was_seen_is_let_go(stores: tuple[Store, Stor
     assert not await other.let_go(seen)  # it was not complete then
 
 
+async def test_an_upload_with_gaps_is_never_complete(stores: tuple[Store, Store]) -> None:
+    """Of two senders of the same, the first broke off before what the second, which began earlier, ends with."""
+    intake = stores[0].intake
+    upload = await begin(intake)
+    assert await intake.put(T, J, upload, [item(1)]) == [True]
+    with pytest.raises(WeftError) as caught:
+        await intake.put(T, J, upload, [item(3)], total=3)
+    assert caught.value.reason == "UPLOAD_INCOMPLETE"
+    receipt = await stores[1].intake.receipt(T, J)
+    assert receipt is not None
+    assert (receipt.count, receipt.complete) == (1, False)  # none of it was listed
+    assert await intake.put(T, J, upload, [item(2), item(3)], total=3) == [True, True]
+
+
 async def test_what_was_let_go_is_held_until_all_its_bytes_are_removed(stores: tuple[Store, Store]) -> None:
     one, other = stores[0].intake, stores[1].intake
     first = await begin(one)

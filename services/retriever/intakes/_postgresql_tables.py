@@ -104,4 +104,5 @@ SELECT DISTINCT mine.number
 FROM weft_intake.items AS mine JOIN weft_intake.items AS later USING (tenant, collection, name)
 WHERE tenant = $1 AND mine.job = $2 AND mine.number = any($3::integer[]) AND later.arrival > mine.arrival
     AND later.job <> mine.job AND later.outcome IN ('INDEXED', 'UNCHANGED')"""
+LISTED: Final = "SELECT count(*) FROM weft_intake.items WHERE tenant = $1 AND job = $2"
 WAITING_BYTES: Final = "SELECT coalesce(sum(held_bytes), 0)::bigint FROM weft_intake.items WHERE held_bytes > 0"

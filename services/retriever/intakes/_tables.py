@@ -91,4 +91,5 @@ SUPERSEDED: Final = (
     "WHERE mine.tenant = ? AND mine.job = ? AND mine.number = ? AND later.arrival > mine.arrival "
     "AND later.job != mine.job AND later.outcome IN ('INDEXED', 'UNCHANGED') LIMIT 1"
 )
+LISTED: Final = "SELECT count(*) FROM items WHERE tenant = ? AND job = ?"
 WAITING_BYTES: Final = "SELECT coalesce(sum(held_bytes), 0) FROM items WHERE held_bytes > 0"

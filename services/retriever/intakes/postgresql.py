@@ -76,6 +76,8 @@ class PostgresqlIntake:
             check_upload(job, row, upload, waiting, total)
             if total is not None:
                 check_total(job, row, items[-1].number if items else 0, total)
+                if await connection.fetchval(sql.LISTED, tenant, job) < total:
+                    raise let_go_meanwhile(job)  # another sender of the same broke off before what this one ends with
                 await connection.execute(sql.COMPLETE, tenant, job, total)
         return waiting
 

@@ -90,6 +90,8 @@ class SqliteIntake:
             check_upload(job, row, upload, waiting, total)
             if total is not None:
                 check_total(job, row, items[-1].number if items else 0, total)
+                if db.execute(sql.LISTED, (tenant, job)).fetchone()[0] < total:
+                    raise let_go_meanwhile(job)  # another sender of the same broke off before what this one ends with
                 db.execute(sql.COMPLETE, (total, tenant, job))
             return waiting
 
