@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from weft_cli.options import AsJson, Data, Mesh, where
-from weft_cli.running import run
+from weft_cli.running import USAGE, fail, run
 from weft_cli.settings import Where
 
 collections = typer.Typer(
@@ -47,6 +48,8 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete a collection with all its documents."""
+    if not yes and not sys.stdin.isatty():
+        fail(f"deleting {collection} deletes all its documents, and nobody is there to be asked; say --yes", USAGE)
     if not yes:
         typer.confirm(f"Delete {collection} with all its documents?", abort=True, err=True)
     run(_delete(collection, where(mesh, data), as_json), as_json=as_json)
