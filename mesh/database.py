@@ -6,8 +6,8 @@ SQLite's one write lock (``BEGIN IMMEDIATE``) and must be short. Commits are ``s
 process loses nothing, a power cut may lose the last moments but never their order; a ``durable`` write, and all
 that went before it, survives that, too.
 
-``changed`` waits for commits, this process's own and other processes'. Own ones ring at once. For those of
-others ``PRAGMA data_version`` is asked every ``POLL_S``, by one task, and only while somebody waits.
+``changed`` waits for commits, this process's own and other processes'. Own ones ring at once, those of others
+within ``POLL_S`` (``CommitWatch``).
 
 Errors: STORE_CORRUPT when the file is damaged, no database, or of another version (``PRAGMA quick_check`` at
 open); DEPENDENCY_UNAVAILABLE when it can't be opened, written (disk full) or locked in time.
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from mesh import sqlite
+from mesh.commit_watch import CommitWatch
 from weft.errors import Reason, WeftError, error
 
 POLL_S: Final = 0.05
@@ -55,10 +56,8 @@ class Database:
         self._write_db: sqlite3.Connection
         self._read_db: sqlite3.Connection
         self._version = 1  # counts the changes that were noticed
-        self._data_version = 0
         self._rung = asyncio.Event()  # replaced each time it is set
-        self._waiting = 0
-        self._listening: asyncio.Task[None] | None = None
+        self._watch: CommitWatch | None = None
 
     async def start(self) -> None:
         """Open the file, check it, make the tables if they aren't there."""
@@ -72,12 +71,12 @@ class Database:
 
         await self._on(self._writer, write_side)
         await self._on(self._reader, read_side)
+        self._watch = CommitWatch(self._path, self._ring, poll_s=POLL_S)
 
     async def close(self) -> None:
         """Finish what runs, close the file."""
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+        if self._watch is not None:
+            await self._watch.close()
         if hasattr(self, "_read_db"):
             await asyncio.wrap_future(self._reader.submit(self._read_db.close))
         if hasattr(self, "_write_db"):
@@ -121,36 +120,15 @@ class Database:
         """Wait until anything changed since ``seen`` (0 at first), or the time is up; returns the new ``seen``."""
         if self._version != seen or timeout_s <= 0:
             return self._version
-        self._waiting += 1
-        if self._listening is None or self._listening.done():
-            self._listening = asyncio.create_task(self._listen())
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._rung.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self._waiting -= 1
         return self._version
 
     def _ring(self) -> None:
         self._version += 1
         self._rung.set()
         self._rung = asyncio.Event()
-
-    async def _listen(self) -> None:
-        """Ask for other processes' commits as long as somebody waits, and a little longer."""
-        idle = 0
-        while idle < 2:
-            try:
-                (version,) = await self.read(lambda db: db.execute("PRAGMA data_version").fetchone())
-            except WeftError:
-                version = self._data_version  # who waits will look for themselves, and hear of it then
-            if version != self._data_version:
-                self._data_version = version
-                self._ring()
-            await asyncio.sleep(POLL_S)
-            idle = 0 if self._waiting else idle + 1
 
     # -- threads and errors ---------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from mesh import sqlite
+from mesh.commit_watch import CommitWatch
 from mesh.plugins import Url
 from mesh.settings import directory_of
 from services.retriever.logs import _staging
@@ -57,7 +58,8 @@ class SqliteLog:
         self._path = path
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="weft-log-write")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="weft-log-read")
-        self._committed = asyncio.Event()
+        self._rung = asyncio.Event()  # replaced each time it is set
+        self._watch: CommitWatch | None = None
         self._write_db: sqlite3.Connection
         self._read_db: sqlite3.Connection
         self.log_id = ""
@@ -74,9 +76,12 @@ class SqliteLog:
 
         await self._on(self._writer, write_side)
         await self._on(self._reader, read_side)
+        self._watch = CommitWatch(self._path, self._ring, poll_s=POLL_S)
 
     async def close(self) -> None:
         """Finish what runs, close the file."""
+        if self._watch is not None:
+            await self._watch.close()
         if hasattr(self, "_read_db"):
             await asyncio.wrap_future(self._reader.submit(self._read_db.close))
         if hasattr(self, "_write_db"):
@@ -90,14 +95,14 @@ class SqliteLog:
         """Wait until the log goes beyond sequence ``after``, or so long; returns whether it does."""
         until_s = time.monotonic() + timeout_s
         while True:
-            self._committed.clear()
+            rung = self._rung
             if self._checked(await self._read(transactions.log_end), after) > after:
                 return True
             if (remaining_s := until_s - time.monotonic()) <= 0:
                 return False
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(POLL_S, remaining_s)):
-                    await self._committed.wait()
+                async with asyncio.timeout(remaining_s):
+                    await rung.wait()
 
     def _checked(self, end: int, after: int) -> int:
         if after > end:
@@ -268,8 +273,12 @@ class SqliteLog:
             return result
 
         result = await self._on(self._writer, locked)
-        self._committed.set()
+        self._ring()
         return result
+
+    def _ring(self) -> None:
+        self._rung.set()
+        self._rung = asyncio.Event()
 
     async def _on(self, executor: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         def guarded() -> T:
