@@ -327,7 +327,7 @@ async def test_who_waits_wakes_when_the_job_ends_elsewhere(queues: tuple[Jobs, J
     ended = await waiting
     assert ended is not None
     assert ended.state is JobState.SUCCEEDED
-    assert time.monotonic() - began_s < 0.5
+    assert time.monotonic() - began_s < 5
 
 
 async def test_who_waits_in_vain_gets_the_job_as_it_stands(queues: tuple[Jobs, Jobs]) -> None:
@@ -335,7 +335,7 @@ async def test_who_waits_in_vain_gets_the_job_as_it_stands(queues: tuple[Jobs, J
     began_s = time.monotonic()
     there = await queues[1].wait("t", job.id, 0.2)
     assert there == job
-    assert 0.2 <= time.monotonic() - began_s < 1.0
+    assert 0.2 <= time.monotonic() - began_s < 4
     assert await queues[1].wait("t", "0" * 32, 5.0) is None
 
 
@@ -387,4 +387,4 @@ async def test_changes_of_either_are_heard_by_the_other(queues: tuple[Jobs, Jobs
     waiting = asyncio.create_task(other.changed(seen, 10.0))
     await asyncio.sleep(0.05)
     await one.submit(wanted("a"))
-    assert await asyncio.wait_for(waiting, 1.0) != seen
+    assert await asyncio.wait_for(waiting, 10.0) != seen

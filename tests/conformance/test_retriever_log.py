@@ -118,7 +118,7 @@ async def test_a_commit_ends_the_wait_of_both_and_nothing_else_does(logs: tuple[
     began_s = time.monotonic()
     await collection(one, CollectionKey("default", "second"))
     assert await asyncio.gather(*waits) == [True, True]
-    assert time.monotonic() - began_s < 1
+    assert time.monotonic() - began_s < 4
 
 
 async def test_a_long_log_is_read_in_pages_of_bounded_size(logs: tuple[Log, Log]) -> None:

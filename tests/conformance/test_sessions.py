@@ -399,7 +399,7 @@ async def test_a_begin_whose_caller_is_cancelled_leaves_no_lease_behind(store: S
         with pytest.raises(asyncio.CancelledError):
             await task
     for number in range(2):
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(4):
             while isinstance(await store.begin(opening("other", session=f"s{number}")), Busy):
                 await store.renew([])  # a write takes its turn behind those that wait
 

@@ -136,7 +136,7 @@ async def test_cancelled_calls_end_at_once_and_give_their_slots_back(tool: Tool)
     started_s = time.perf_counter()
     ended = await asyncio.gather(*calls, return_exceptions=True)
 
-    assert time.perf_counter() - started_s < 1.0
+    assert time.perf_counter() - started_s < 5
     assert shelf.cancelled == sum(isinstance(end, asyncio.CancelledError) for end in ended)  # or had ended before
     shelf.delay_s = 0.0
     assert (await box.call(Call(name, arguments, TODAY))).output.text

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.timeout(120)
 
 WARM_UP, CANCELS, AT_ONCE = 300, 1_000, 25
 STOPS_WITHIN_MS = 1_000.0
+CHORES = 10  # tasks that come and go by themselves: a heartbeat, a report; a thousand turns would leave a thousand
 GROWTH_MB = 10.0  # of one process; a thousand turns that stay would be 30
 
 
@@ -45,9 +46,9 @@ def test_a_thousand_callers_that_leave_keep_no_task_no_call_and_no_memory(mesh: 
     assert {turn["point"] for turn in left} == set(leaving.POINTS)
     leaving.wait_idle(mesh)
     eventually(
-        lambda: all(count <= tasks[name] for name, count in leaving.tasks(mesh).items()),
-        within_s=5,
-        what=f"no more tasks than {tasks}",
+        lambda: all(count <= tasks[name] + CHORES for name, count in leaving.tasks(mesh).items()),
+        within_s=30,
+        what=f"hardly more tasks than {tasks}",
     )
     grown = {name: mb - memory_mb[name] for name, mb in leaving.resident_mb(mesh).items()}
     assert all(mb <= GROWTH_MB for mb in grown.values()), grown

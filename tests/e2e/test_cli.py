@@ -97,7 +97,7 @@ def test_the_mesh_has_what_was_asked_for_and_all_of_it_serves(weft_cli: Weft) ->
     ]
     assert {i["health"] for i in found} == {"serving"}
     loads = "the load of each"  # is told a moment after it serves
-    eventually(lambda: all(i["load"] is not None for i in weft_cli.instances()), within_s=15, what=loads)
+    eventually(lambda: all(i["load"] is not None for i in weft_cli.instances()), within_s=40, what=loads)
     table = weft_cli.ok("status")
     assert all(i["address"] in table for i in found)
 

@@ -13,7 +13,7 @@ from tests.support.consul import ConsulAgent
 from tests.support.load import driving
 from tests.support.mesh import ROOT, Mesh, Process, eventually, running_mesh
 from tests.support.sdk import in_child
-from tests.support.survival import REPLICAS, Survival, assert_nothing_failed, ids, settle
+from tests.support.survival import ENVIRON, REPLICAS, Survival, assert_nothing_failed, ids, settle
 from weft.mesh.v1 import routing_pb2, routing_pb2_grpc, status_pb2
 
 pytestmark = [pytest.mark.consul, pytest.mark.timeout(240)]
@@ -30,7 +30,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory, agent: ConsulAgent) -> Iterator[Mesh]:
-    with running_mesh(tmp_path_factory.mktemp("mesh"), REPLICAS, registry=agent.url) as running:
+    with running_mesh(tmp_path_factory.mktemp("mesh"), REPLICAS, registry=agent.url, environ=ENVIRON) as running:
         in_child(running, "ingest", str(ROOT / "docs"))
         yield running
 
@@ -96,7 +96,7 @@ class TestWithConsul(Survival):
             settle()
         assert_nothing_failed(load.summary)
         assert load.summary["sessions_on_two_versions"] == 0, load.summary
-        eventually(lambda: httpx.get(key(agent, "orchestrator"), timeout=5).is_success, within_s=10, what="in KV again")
+        eventually(lambda: httpx.get(key(agent, "orchestrator"), timeout=5).is_success, within_s=30, what="in KV again")
         assert httpx.get(key(agent, "orchestrator"), params={"raw": ""}, timeout=5).json() == stored
         policy = listed(mesh, "orchestrator")
         assert policy is not None
@@ -111,13 +111,15 @@ class TestWithConsul(Survival):
         try:
             mesh.wait_ready({**REPLICAS, "retriever": 3})
             put_policy(agent, "retriever", {"weights": {"v1": 100, "v2": 0}})
-            good = eventually(lambda: in_force(mesh, "retriever"), within_s=5, what="a policy from KV in force")
+            good = eventually(lambda: in_force(mesh, "retriever"), within_s=20, what="a policy from KV in force")
             time.sleep(1)
             before = mesh.calls("retriever", "Search")
             with driving(mesh, "search", seed=17) as load:
                 put_policy(agent, "retriever", {"weights": {"v1": 10, "v2": 100}})
                 bad = eventually(
-                    lambda: (found := in_force(mesh, "retriever")) and found.problem and found, within_s=5, what="named"
+                    lambda: (found := in_force(mesh, "retriever")) and found.problem and found,
+                    within_s=20,
+                    what="named",
                 )
                 settle()
             after = mesh.calls("retriever", "Search")
@@ -132,4 +134,4 @@ class TestWithConsul(Survival):
         assert bad.snapshot_version == good.snapshot_version
         assert after["v2"] == before["v2"]
         assert after["v1"] >= before["v1"] + load.summary["ok"]
-        eventually(lambda: listed(mesh, "retriever") is None, within_s=5, what="gone with its key")
+        eventually(lambda: listed(mesh, "retriever") is None, within_s=20, what="gone with its key")

@@ -118,7 +118,7 @@ async def test_a_replica_that_is_stopped_hands_its_job_over_at_once(tmp_path: Pa
         stopped.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(stopped.wait(), 10) == 0
         await other.until_done(name, min(done + 5, len(DOCUMENTS)))
-        assert time.monotonic() - began_s < 8
+        assert time.monotonic() - began_s < 20
         await other.ended(name)
         await other.all_there_once()
 

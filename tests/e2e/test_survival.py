@@ -11,14 +11,14 @@ import pytest
 from tests.support.load import driving
 from tests.support.mesh import ROOT, Mesh, Process, running_mesh
 from tests.support.sdk import in_child
-from tests.support.survival import REPLICAS, Survival, assert_nothing_failed, ids
+from tests.support.survival import ENVIRON, REPLICAS, Survival, assert_nothing_failed, ids
 
 pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    with running_mesh(tmp_path_factory.mktemp("survival"), REPLICAS) as running:
+    with running_mesh(tmp_path_factory.mktemp("survival"), REPLICAS, environ=ENVIRON) as running:
         in_child(running, "ingest", str(ROOT / "docs"))
         yield running
 

@@ -113,6 +113,6 @@ async def test_a_policy_change_reaches_envoy_at_once(edge: Edge):
         edge.show(*both, policy=weights(v1=100))
         await edge.reached("a")
         edge.show(*both, policy=weights(v2=100))
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             await edge.reached("b")
         assert set(await edge.calls([(GET, {})] * 50)) == {"b"}

@@ -142,7 +142,7 @@ async def house(directory: Path, registry: str = "builtin:", **environ: str) -> 
     made = House(mesh, mesh.spawn("controlplane", "mesh.controlplane"))
     try:
         async with made.stack:
-            await eventually(made.status, within_s=15, what="a control plane that answers")
+            await eventually(made.status, within_s=40, what="a control plane that answers")
             yield made
     finally:
         await made.channel.close()
@@ -162,7 +162,7 @@ async def eventually(check: Callable[[], Awaitable[Any]], *, within_s: float, wh
     raise AssertionError(f"not within {within_s} s: {what} (last: {last!r})")
 
 
-async def shown(house: House, ids: set[str], within_s: float = 10.0) -> None:
+async def shown(house: House, ids: set[str], within_s: float = 30.0) -> None:
     async def check() -> bool:
         return await house.serving() == ids
 

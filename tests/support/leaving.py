@@ -91,7 +91,7 @@ def wait_idle(mesh: Mesh) -> None:
     """Until no service has a call under way, and what they do behind one (a lease given back, spans sent) is done."""
     eventually(
         lambda: all(_metric(i, "weft_server_calls_in_flight") == 0 for i in _instances(mesh)),
-        within_s=10,
+        within_s=40,
         what="no call under way",
     )
     time.sleep(1)

@@ -237,7 +237,7 @@ def end_of(entries: Sequence[Entry]) -> Finished:
     return finished
 
 
-async def eventually(true: Callable[[], bool | Awaitable[bool]], within_s: float = 5.0) -> None:
+async def eventually(true: Callable[[], bool | Awaitable[bool]], within_s: float = 8.0) -> None:
     """Wait until something is true."""
     async with asyncio.timeout(within_s):
         while True:

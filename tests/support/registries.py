@@ -191,7 +191,7 @@ async def watching(backend: Backend) -> AsyncIterator[Watcher]:
     watcher = Watcher()
     task = asyncio.create_task(watcher.follow(await backend.registry()))
     try:
-        await watcher.until(lambda c: c.warm, within_s=5, what="a warm catalogue")
+        await watcher.until(lambda c: c.warm, within_s=20, what="a warm catalogue")
         yield watcher
     finally:
         task.cancel()

@@ -209,7 +209,7 @@ async def test_the_deadline_ends_a_turn_that_hangs(server: Server) -> None:
         begun_s = time.monotonic()
         with pytest.raises(weft.DeadlineExceeded, match=r"0\.3 s"):
             await c.ask("?", timeout_s=0.3)
-    assert time.monotonic() - begun_s < 2
+    assert time.monotonic() - begun_s < 8
 
 
 async def test_a_mesh_that_stays_away_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +219,7 @@ async def test_a_mesh_that_stays_away_is_given_up(server: Server, monkeypatch: p
         begun_s = time.monotonic()
         with pytest.raises(weft.Unavailable, match="orchestrator"):
             await c.ask("?", timeout_s=20)
-    assert time.monotonic() - begun_s < 5
+    assert time.monotonic() - begun_s < 12
 
 
 async def test_a_defect_that_stays_is_not_asked_for_ever(server: Server) -> None:
@@ -235,7 +235,7 @@ async def test_leaving_the_loop_stops_the_turn_at_the_server(server: Server) -> 
         async for item in c.stream("?"):
             if isinstance(item, weft.TextDelta):
                 break
-        await asyncio.wait_for(server.chat.cancelled.wait(), 2)
+        await asyncio.wait_for(server.chat.cancelled.wait(), 10)
 
 
 async def test_cancelling_the_caller_stops_the_turn_at_the_server(server: Server) -> None:
@@ -246,7 +246,7 @@ async def test_cancelling_the_caller_stops_the_turn_at_the_server(server: Server
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        await asyncio.wait_for(server.chat.cancelled.wait(), 2)
+        await asyncio.wait_for(server.chat.cancelled.wait(), 10)
 
 
 async def test_closing_the_client_ends_its_turns_with_an_error(server: Server) -> None:

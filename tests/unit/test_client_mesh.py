@@ -81,7 +81,7 @@ async def test_a_mesh_that_is_not_there_is_told_at_once_by_its_address() -> None
     with pytest.raises(weft.Unavailable, match="weft up") as failure:
         async with weft.Client(address):
             pass
-    assert time.monotonic() - begun_s < 3
+    assert time.monotonic() - begun_s < 10
     assert failure.value.metadata["mesh"] == address
 
 
@@ -93,7 +93,7 @@ async def test_a_mesh_that_listens_but_does_not_answer_is_told_within_seconds() 
         with pytest.raises(weft.Unavailable, match="weft up"):
             async with weft.Client(f"127.0.0.1:{silent.getsockname()[1]}"):
                 pass
-    assert time.monotonic() - begun_s < 4
+    assert time.monotonic() - begun_s < 10
 
 
 def test_a_second_mesh_in_one_process_is_refused() -> None:

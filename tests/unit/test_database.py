@@ -64,7 +64,7 @@ async def test_who_waits_is_woken_by_either_process_and_not_by_reads(tmp_path: P
         waiting = asyncio.create_task(one.changed(seen, 10.0))
         await asyncio.sleep(0.02)
         await writer.write(insert(number))
-        seen = await asyncio.wait_for(waiting, 2.0)
+        seen = await asyncio.wait_for(waiting, 10.0)
         while (now := await one.changed(seen, 0.2)) != seen:
             seen = now
     for db in (one, other):

@@ -46,7 +46,7 @@ async def test_it_says_its_text(url: str, expected: str) -> None:
 async def test_it_waits_before_the_first_token_and_between_tokens() -> None:
     started_s = time.perf_counter()
     await say("scripted:?tokens=3&first_delay_ms=60&delay_ms=20")
-    assert 0.1 <= time.perf_counter() - started_s < 1.0
+    assert 0.1 <= time.perf_counter() - started_s < 5
 
 
 @pytest.mark.parametrize(("after", "said"), [(0, ""), (2, "word1 word2"), (3, "word1 word2 word3")])

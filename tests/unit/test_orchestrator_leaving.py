@@ -57,18 +57,17 @@ async def test_a_call_that_is_left_has_a_moment_to_end_by_itself_and_nobody_wait
 ) -> None:
     peer = Peer(pause_s)
     complaints: list[Any] = []
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     async with channel(peer) as opened:
         tasks = len(asyncio.all_tasks())
         waiting = asyncio.create_task(result(opened.unary_unary("/test.Peer/Answer")(b"")))
         await asyncio.sleep(0.05)
         waiting.cancel()
-        left_s = loop.time()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert loop.time() - left_s < 0.04
-        assert await asyncio.wait_for(peer.ended.get(), 2) == how
-        await asyncio.sleep(0.1)
-        assert len(asyncio.all_tasks()) <= tasks
+        assert peer.ended.empty()
+        assert await asyncio.wait_for(peer.ended.get(), 10) == how
+        async with asyncio.timeout(5):
+            while len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110 - the server's own task ends a moment later
+                await asyncio.sleep(0.02)
     assert complaints == []

@@ -294,7 +294,7 @@ async def test_a_wrong_sequence_does_not_harm_the_turn(tmp_path: Path) -> None:
         with pytest.raises(WeftError) as caught:
             await r.ask(request_id="r1", resume_turn=1, after_sequence=7)
         assert caught.value.field == "resume.after_sequence"
-        assert text_of(await r.ask(request_id="r1", timeout_s=1)) == "It is woven."
+        assert text_of(await r.ask(request_id="r1", timeout_s=4)) == "It is woven."
 
 
 async def test_a_session_deleted_under_a_running_turn_ends_it(tmp_path: Path) -> None:

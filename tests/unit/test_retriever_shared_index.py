@@ -234,7 +234,7 @@ async def test_a_store_that_hangs_costs_a_search_a_bounded_time(
             assert sources(found) == {"hare wolf.txt"}
             began_s = time.monotonic()
             assert (await ask(one, "owl", 10.0)).lacks
-            assert time.monotonic() - began_s < 0.2, "it is left alone for a while"
+            assert time.monotonic() - began_s < 0.8, "it is left alone for a while"
         finally:
             postgresql_server.resume()
         assert sources(await whole(one, "wolf", sequence)) == {"fox owl.txt", "hare wolf.txt"}

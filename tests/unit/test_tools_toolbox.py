@@ -61,7 +61,7 @@ async def test_a_call_returns_what_the_tool_answers_and_how_long_it_ran() -> Non
     answer = await Toolbox([tool(echo)]).call(call(3))
 
     assert (answer.output.result, answer.output.text) == ({"n": 3}, "3 on 2026-11-12")
-    assert 0 <= answer.duration_s < 1
+    assert 0 <= answer.duration_s < 5
 
 
 async def test_an_unknown_tool_is_named_beside_those_there_are() -> None:
@@ -214,7 +214,7 @@ async def test_one_tools_queue_holds_up_no_other_tool() -> None:
     stuck = asyncio.create_task(box.call(call(name="stuck")))
     await asyncio.sleep(0)
 
-    assert (await asyncio.wait_for(box.call(call()), 0.5)).output.result == {"n": 1}
+    assert (await asyncio.wait_for(box.call(call()), 5)).output.result == {"n": 1}
     gate.open.set()
     await stuck
 

@@ -71,6 +71,6 @@ async def test_a_peer_that_was_away_is_found_again_within_the_longest_pause() ->
             with suppress(aio.AioRpcError):
                 await check(channel, 1.0)
                 break
-            assert time.monotonic() - begun_s < 6, "not found again"
+            assert time.monotonic() - begun_s < 20, "not found again"
             await asyncio.sleep(0.05)
         await server.stop(0)

@@ -16,7 +16,7 @@ from weft.common.v1 import passage_pb2
 from weft.errors import Reason, WeftError, from_rpc_error
 from weft.generator.v1 import generator_pb2 as pb
 
-CANCEL_WITHIN_S = 0.2
+CANCEL_WITHIN_S = 1.0
 PASSAGE = passage_pb2.Passage(
     name="collections/c/documents/d/chunks/0",
     text="A session expires after one hour.",
@@ -186,7 +186,7 @@ async def test_a_caller_that_leaves_stops_the_model() -> None:
         call.cancel()
         await asyncio.wait_for(h.models["slow"].idle.wait(), CANCEL_WITHIN_S)
         print(f"the model stopped {1e3 * (time.perf_counter() - left_s):.1f} ms after its caller left")
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             while h.load.pending or len(h.spans.get_finished_spans()) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
         server = next(span for span in h.spans.get_finished_spans() if span.kind.name == "SERVER")
