@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.mesh import ROOT, eventually, free_port
 
+ONE = "retriever=1,generator=0,tools=0,orchestrator=0"
 LIBRARY = """# The library
 The library of Alba opens at nine in the morning. It closes at six in the evening.
 
@@ -235,7 +236,8 @@ def test_what_dies_is_started_again_under_its_own_id(weft_cli: Weft) -> None:
 
 def test_in_the_foreground_ctrl_c_drains_and_ends_with_0(tmp_path: Path) -> None:
     environ = clean_environ(PYTHONUNBUFFERED="1")
-    arguments = ["up", "--mesh", f"127.0.0.1:{free_port()}", "--data", str(tmp_path), "--replicas", "retriever=1"]
+    few = "retriever=1,generator=0,tools=0"
+    arguments = ["up", "--mesh", f"127.0.0.1:{free_port()}", "--data", str(tmp_path), "--replicas", few]
     with subprocess.Popen(
         [sys.executable, "-m", "weft_cli.main", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ, cwd=ROOT,
@@ -252,7 +254,7 @@ def test_in_the_foreground_ctrl_c_drains_and_ends_with_0(tmp_path: Path) -> None
         assert process.wait(30) == 0, "".join(said) + rest
     assert any("controlplane │" in line or "controlplane   │" in line for line in said)
     assert "draining" in rest
-    assert len(children) == 6
+    assert len(children) == 4
     assert not [child for child in children if child.is_running()]
     assert not (tmp_path / "mesh.json").exists()
 
@@ -260,14 +262,14 @@ def test_in_the_foreground_ctrl_c_drains_and_ends_with_0(tmp_path: Path) -> None
 @pytest.mark.skipif(sys.platform != "linux", reason="the leash is Linux's")
 def test_nothing_is_left_of_a_mesh_whose_supervisor_is_killed_and_it_can_come_up_again(tmp_path: Path) -> None:
     cli = Weft(tmp_path, clean_environ())
-    address = f"127.0.0.1:{free_port()}"
-    cli.ok("up", "--mesh", address, "--detach")
+    up = ("up", "--mesh", f"127.0.0.1:{free_port()}", "--detach", "--replicas", ONE)
+    cli.ok(*up)
     supervisor = psutil.Process(cli.file["pid"])
     children = supervisor.children()
     supervisor.kill()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
-    cli.ok("up", "--mesh", address, "--detach")
+    cli.ok(*up)
     cli.ok("down")
 
 
@@ -277,7 +279,7 @@ def test_a_model_that_cannot_be_had_is_told_and_the_mesh_runs_on_words(tmp_path:
     )
     del environ["WEFT_RETRIEVER__EMBEDDER"]
     cli = Weft(tmp_path / "data", environ)
-    done = cli.run("up", "--mesh", f"127.0.0.1:{free_port()}", "--detach", "--replicas", "retriever=1")
+    done = cli.run("up", "--mesh", f"127.0.0.1:{free_port()}", "--detach", "--replicas", ONE)
     try:
         assert done.returncode == 0, done.stderr
         assert "searched by their words alone" in done.stderr

@@ -40,7 +40,7 @@ def ids(mesh: Mesh) -> set[str]:
 
 
 class Survival:
-    """Real processes, 24 callers, two of each service."""
+    """Real processes, 20 callers, two of each service."""
 
     away_s = 30.0  # the control plane
 
