@@ -53,6 +53,8 @@ IDLE_IN_TRANSACTION_S: Final = 10.0
 _RECONNECT_S: Final = 0.25
 _KEEPALIVE_S: Final = 15.0
 _CLOSE_S: Final = 2.0
+# The last is what asyncpg says where a connection breaks while it isn't looking.
+_AWAY: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _CORRUPT: Final = (
     asyncpg.DataCorruptedError,
     asyncpg.IndexCorruptedError,
@@ -128,7 +130,7 @@ class Database:
             return
         try:
             await asyncio.wait_for(self._pool.close(), _CLOSE_S)
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except _AWAY:
             self._pool.terminate()
 
     @asynccontextmanager
@@ -169,7 +171,7 @@ class Database:
                                 await lost.wait()
                         if not lost.is_set():
                             await connection.execute("SELECT 1")
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, WeftError) as exc:
+            except (*_AWAY, WeftError) as exc:
                 _log.debug("listening to %s waits: %s", channel, exc)
             await asyncio.sleep(_RECONNECT_S)
 
@@ -191,7 +193,7 @@ class Database:
             yield
         except _CORRUPT as exc:
             raise self.corrupt(self._problem(exc)) from exc
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        except _AWAY as exc:
             problem = self._problem(exc)
             raise error(
                 Reason.DEPENDENCY_UNAVAILABLE,

@@ -11,6 +11,7 @@ import pytest
 from mesh import plugins
 from mesh.plugins import Url
 from services.generator.caching.keeping import Store
+from services.generator.caching.stores import redis
 from services.generator.settings import CACHES
 from tests.support.redis import RedisServer, redis_server
 
@@ -38,7 +39,8 @@ def open_store(raw: str) -> Store:
 
 
 @pytest.fixture(params=BACKENDS)
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
+    monkeypatch.setattr(redis, "_TIMEOUT_S", 10.0)  # on a busy machine it would take what is slow for a miss
     opened = open_store(BACKENDS[request.param](request))
     yield opened
     await opened.close()

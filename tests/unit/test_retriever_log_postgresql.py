@@ -162,6 +162,28 @@ async def test_a_listener_that_was_cut_off_listens_again_and_misses_nothing(url:
         assert time.monotonic() - began_s < postgresql._POLL_S / 2  # it was told, not only asked
 
 
+async def test_a_listener_outlives_what_asyncpg_says_of_a_connection_that_breaks_unseen(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, told = plumbing.Database._check, 0
+
+    async def once(self: plumbing.Database, connection: object) -> None:
+        nonlocal told
+        told += 1
+        if told == 1:
+            raise asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")
+        await check(self, connection)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(plumbing.Database, "_check", once)
+    async with opened(url) as log:
+        async with asyncio.timeout(20):
+            while told < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        made = await log.create_collection(KEY, "bag:", "bag:", DIMENSION)
+        assert not log._listening.done()
+        assert await log.wait_changed(made.sequence - 1, 5)
+
+
 async def _patiently(call: object) -> Document:
     for _ in range(50):
         with suppress(WeftError):
