@@ -27,6 +27,8 @@ from tests.support import tiny_llama as tiny
 from tests.support import vllm_engine
 from tests.support.generator import STARTED
 
+# vLLM binds its worker to what cores it finds, so that of two engines on a small machine both sit on the first.
+_UNBOUND = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 _SHARING = ("test_engine.py", "test_models.py")
 _INSTALLED = importlib.util.find_spec("vllm") is not None
 
@@ -62,14 +64,20 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make(tmp_path_factory.mktemp("tiny-llama"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unbound() -> None:
+    """Let engines run where there is room; what is started from here inherits it."""
+    os.environ.update(_UNBOUND)
+
+
 @pytest.fixture(scope="session")
-def vllm_environment() -> dict[str, str]:
+def vllm_environment(unbound: None) -> dict[str, str]:
     """The environment of a process that runs vLLM."""
     return {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def vllm_url(tiny_llama: Path) -> AsyncIterator[str]:
+async def vllm_url(tiny_llama: Path, unbound: None) -> AsyncIterator[str]:
     """The engine that the tests share, started and warm."""
     raw = vllm_engine.url(tiny_llama)
     model = load(MODELS, Url.parse(raw)).open(Url.parse(raw))
