@@ -16,7 +16,7 @@ from tests.support.sdk import in_child
 
 pytestmark = pytest.mark.timeout(120)
 
-WARM_UP, CANCELS, AT_ONCE = 300, 1_000, 25
+WARM_UP, CANCELS, AT_ONCE = 150, 1_000, 25
 STOPS_WITHIN_MS = 1_000.0
 CHORES = 10  # tasks that come and go by themselves: a heartbeat, a report; a thousand turns would leave a thousand
 GROWTH_MB = 10.0  # of one process; a thousand turns that stay would be 30

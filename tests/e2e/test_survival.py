@@ -24,6 +24,10 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 
 class TestWithTheBuiltInRegistry(Survival):
+    @pytest.mark.parametrize(("victim", "kind"), [("retriever", "search"), ("generator", "ask"), ("tools", "ask")])
+    def test_any_other_that_is_killed_costs_no_call_either(self, mesh: Mesh, victim: str, kind: str) -> None:
+        self.killed(mesh, victim, kind)
+
     def test_a_paused_control_plane_evicts_nobody(self, mesh: Mesh) -> None:
         control_plane = mesh.named("controlplane")[0]
         before = ids(mesh)
