@@ -29,7 +29,7 @@ from tests.support.generator import STARTED
 
 # vLLM binds its worker to what cores it finds, so that of two engines on a small machine both sit on the first.
 _UNBOUND = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-_SHARING = ("test_engine.py", "test_models.py")
+_SHARING = ("test_bad_input.py", "test_engine.py", "test_models.py")
 _INSTALLED = importlib.util.find_spec("vllm") is not None
 
 

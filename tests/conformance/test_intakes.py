@@ -1,176 +1,19 @@
-"""What every store of uploads keeps: ``Blobs`` and ``Intake``. A backend joins by its name in ``BACKENDS``.
-
-Two openings of one URL are what two replicas have.
-"""
+"""What every store of uploads keeps: which documents an upload has and what became of them, ``Intake``."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from mesh import plugins
-from mesh.plugins import Url
-from services.retriever.ingest.uploads import BlobKey, Blobs, Fenced, Held, Intake, Item
+from services.retriever.ingest.uploads import Fenced
 from services.retriever.types import Outcome
-from tests.support.postgresql import PostgresqlServer, postgresql_server  # noqa: F401 - a fixture
+from tests.support.postgresql import postgresql_server
+from tests.support.uploads import SENDER, J, Store, T, begin, held, item, put, settle, stores
 from weft.errors import Reason, WeftError, error
 
-T, J = "tenant", "a" * 32
-SENDER = "sender"
-
-
-class Store(NamedTuple):
-    """What one replica has open."""
-
-    blobs: Blobs
-    intake: Intake
-
-
-async def open_store(url: Url) -> Store:
-    """Both, as a replica opens them."""
-    blobs = await plugins.load("services.retriever.blobs", url).open(url)
-    return Store(blobs, await plugins.load("services.retriever.intakes", url).open(url))
-
-
-BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
-
-
-@pytest.fixture(params=BACKENDS)
-async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
-    """Two openings of one store."""
-    url = Url.parse(f"sqlite:///{tmp_path}")
-    if request.param == "postgresql":
-        server: PostgresqlServer = request.getfixturevalue("postgresql_server")
-        url = Url.parse(await server.make_database())
-    opened = [await open_store(url) for _ in range(2)]
-    yield opened[0], opened[1]
-    for store in opened:
-        await store.intake.close()
-        await store.blobs.close()
-
-
-async def keep(blobs: Blobs, data: bytes, number: int = 1, upload: str = J, part_bytes: int = 700_000) -> BlobKey:
-    writer = blobs.writer()
-    for at in range(0, len(data), part_bytes):
-        await writer.write(data[at : at + part_bytes])
-    return await writer.keep(T, upload, number, durable=number % 2 == 0)
-
-
-async def content(blobs: Blobs, key: BlobKey) -> bytes:
-    return b"".join([part async for part in blobs.parts(key)])
-
-
-async def refused(blobs: Blobs, key: BlobKey) -> str:
-    with pytest.raises(WeftError) as caught:
-        await content(blobs, key)
-    return caught.value.reason
-
-
-def item(number: int, source: str = "", **fields: object) -> Item:
-    source = source or f"{number}.txt"
-    sha256 = hashlib.sha256(source.encode()).hexdigest()
-    return Item(**{"number": number, "source": source, "sha256": sha256, "size_bytes": 100} | fields)  # type: ignore[arg-type]
-
-
-async def begin(intake: Intake, job: str = J, sender: str = SENDER) -> str:
-    return await intake.begin(T, job, sender, "c")
-
-
-async def put(intake: Intake, *items: Item, job: str = J) -> list[bool]:
-    return await intake.put(T, job, await begin(intake, job), items)
-
-
-async def held(intake: Intake, job: str = J) -> Held:
-    (found,) = [one for one in await intake.held(0, 10) if one.job == job]
-    return found
-
-
-async def settle(intake: Intake, one: Item, outcome: Outcome = Outcome.INDEXED, job: str = J, fence: int = 1) -> None:
-    (there,) = [there for there in await intake.items(T, job, 0, 100) if there.number == one.number]
-    await intake.settle(T, job, fence, [replace(there, outcome=outcome, chunks=2, sequence=one.number + 10)])
-
-
-@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 3_500_000])
-async def test_a_blob_comes_back_as_it_was_written(stores: tuple[Store, Store], size: int) -> None:
-    data = bytes(range(256)) * (size // 256 + 1)
-    for number in (1, 2):
-        key = await keep(stores[0].blobs, data[:size], number)
-        assert key == BlobKey(T, J, number, hashlib.sha256(data[:size]).hexdigest())
-        parts = [part async for part in stores[1].blobs.parts(key)]
-        assert b"".join(parts) == data[:size]
-        assert all(len(part) <= 1 << 20 for part in parts)
-
-
-async def test_a_blob_is_its_upload_s_and_its_number_s_own(stores: tuple[Store, Store]) -> None:
-    blobs = stores[0].blobs
-    kept = [await keep(blobs, b"same", 1), await keep(blobs, b"same", 2), await keep(blobs, b"same", 1, "b" * 32)]
-    await blobs.remove(kept[:1])
-    await blobs.remove(kept[:1])
-    assert await refused(blobs, kept[0]) == "STORE_CORRUPT"
-    assert [await content(stores[1].blobs, key) for key in kept[1:]] == [b"same", b"same"]
-    await blobs.remove_upload(T, J)
-    assert await refused(blobs, kept[1]) == "STORE_CORRUPT"
-    assert await content(blobs, kept[2]) == b"same"
-    await blobs.remove_upload(T, J)
-
-
-async def test_small_blobs_come_and_go_together(stores: tuple[Store, Store]) -> None:
-    one, other = stores[0].blobs, stores[1].blobs
-    data = {1: b"one", 2: b"", 5: b"x" * 60_000}
-    keys = await one.put(T, J, data, durable=False)
-    assert keys == {n: BlobKey(T, J, n, hashlib.sha256(content).hexdigest()) for n, content in data.items()}
-    assert await one.put(T, J, data, durable=True) == keys
-    assert await other.get([*keys.values()]) == [*data.values()]
-    assert await content(other, keys[5]) == data[5]
-    wrong = keys[1]._replace(sha256="0" * 64)
-    found = await other.get([keys[2], wrong, keys[5]])
-    assert [found[0], found[2]] == [data[2], data[5]]
-    assert isinstance(found[1], WeftError)
-    assert found[1].reason == "STORE_CORRUPT"
-    await other.remove([keys[1], wrong, keys[2]])
-    assert await refused(one, keys[1]) == await refused(one, keys[2]) == "STORE_CORRUPT"
-    assert await one.get([keys[5]]) == [data[5]]
-
-
-async def test_documents_are_listed_together_or_not_at_all(stores: tuple[Store, Store]) -> None:
-    one, other = stores[0].intake, stores[1].intake
-    upload = await begin(one)
-    assert await one.put(T, J, upload, [item(1), item(2)], total=2, durable=True) == [True, True]
-    receipt = await other.receipt(T, J)
-    assert receipt is not None
-    assert (receipt.count, receipt.complete) == (2, True)
-    with pytest.raises(WeftError) as caught:
-        await one.put(T, J, upload, [item(2), item(3)])
-    assert caught.value.reason == "REQUEST_ID_REUSED"
-    with pytest.raises(WeftError):
-        await one.put(T, J, upload, [item(1)], total=1)
-    assert [there.number for there in await other.items(T, J, 0, 9)] == [1, 2]
-    await other.settle(T, J, 1, [item(n, upload=upload, outcome=Outcome.INDEXED, sequence=n) for n in (1, 2)])
-    assert [there.sequence for there in await one.items(T, J, 0, 9)] == [1, 2]
-
-
-async def test_bytes_that_are_not_those_of_the_hash_are_refused(stores: tuple[Store, Store]) -> None:
-    blobs = stores[0].blobs
-    key = await keep(blobs, b"right")
-    assert await refused(blobs, key._replace(sha256="0" * 64)) == "STORE_CORRUPT"
-    assert await refused(blobs, key._replace(tenant="other")) == "STORE_CORRUPT"
-
-
-async def test_what_is_dropped_is_not_there_and_the_same_again_is(stores: tuple[Store, Store]) -> None:
-    blobs = stores[0].blobs
-    writer = blobs.writer()
-    await writer.write(b"x" * 2_000_000)
-    await writer.drop()
-    key = await keep(blobs, b"data")
-    assert await keep(stores[1].blobs, b"data") == key
-    await blobs.sweep()
-    assert await content(blobs, key) == b"data"
+__all__ = ["postgresql_server", "stores"]
 
 
 async def test_documents_are_listed_as_they_came_and_their_outcomes_stay(stores: tuple[Store, Store]) -> None:
