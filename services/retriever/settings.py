@@ -85,6 +85,9 @@ class RetrieverOptions(BaseModel):
     max_expanded_bytes: int = Field(
         256 * _MIB, ge=1, description="what a packed document (docx, pdf) may unpack to, bytes"
     )
+    max_expansion_ratio: int = Field(
+        100, ge=1, le=10_000, description="times its own size that a packed document may unpack to; 4 MiB always may"
+    )
 
     max_ingest_documents: int = Field(100_000, ge=1, description="documents of one ingest")
     max_waiting_bytes: int = Field(
@@ -139,6 +142,7 @@ class RetrieverOptions(BaseModel):
         return Limits(
             max_pages=self.max_document_pages,
             max_expanded_bytes=self.max_expanded_bytes,
+            max_expansion_ratio=self.max_expansion_ratio,
             max_chunks=self.max_document_chunks,
             max_memory_bytes=self.parse_memory_bytes,
             timeout_s=self.parse_timeout_s,

@@ -177,6 +177,21 @@ def test_more_pages_than_allowed_are_refused_with_both_figures() -> None:
 # -- Word ---------------------------------------------------------------------------------------------------
 
 
+def test_a_packed_document_may_unpack_to_so_many_times_its_size_and_a_small_one_to_4_mib() -> None:
+    blanks = documents.zipped({"word/document.xml": b"<w>" + b" " * (30 << 20)})
+    err = refusal(blanks, reading.DOCX)
+    assert (err.reason, err.metadata["limit"]) == ("DOCUMENT_TOO_LARGE", "expanded_bytes")
+    assert (err.metadata["packed_bytes"], err.metadata["max_expansion_ratio"]) == (str(len(blanks)), "100")
+    assert f"{max(4 << 20, 100 * len(blanks))} bytes, for one of {len(blanks)}, is the limit" in err.message
+    assert (
+        "for one of"
+        not in refusal(blanks, reading.DOCX, max_expansion_ratio=10_000, max_expanded_bytes=1 << 20).message
+    )
+    repeated = documents.word(*[("", "The same words again and again. " * 30)] * 2_000)
+    assert len(repeated) * 25 < 1_900_000  # of text alone
+    assert reading.read(repeated, reading.DOCX, "", Limits()).text.count("again and again") == 60_000
+
+
 def test_word_keeps_its_headings_lists_and_tables() -> None:
     data = documents.word(
         *(("Title", "The guide"), ("", "Plain words,"), ("Heading 1", "安装")),

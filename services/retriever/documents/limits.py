@@ -14,6 +14,7 @@ from weft.errors import Reason, WeftError, error
 
 _MIB = 1 << 20
 _MAX_PROBLEM_CHARS = 160
+_HARMLESS_BYTES = 4 * _MIB  # unpacked, whatever the ratio: a small file of blanks is no bomb
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class Limits:
     max_pages: int = 5_000
     max_expanded_bytes: int = 256 * _MIB
     """Of what a compressed format holds once it is unpacked."""
+    max_expansion_ratio: int = 100
+    """Times its own size that a compressed document may unpack to. Text in a docx or a PDF has 5 to 30."""
     max_chunks: int = 50_000
     max_memory_bytes: int = 1024 * _MIB
     """Beyond what the reading process needs for itself."""
@@ -33,16 +36,28 @@ class Limits:
         if pages > self.max_pages:
             raise too_large("pages", f"has {pages} pages", f"{self.max_pages}", pages=pages, max_pages=self.max_pages)
 
-    def check_expanded(self, size_bytes: int) -> None:
+    def expanded_bytes(self, packed_bytes: int) -> int:
+        """What a compressed document of that size may unpack to, bytes."""
+        return min(self.max_expanded_bytes, max(_HARMLESS_BYTES, self.max_expansion_ratio * packed_bytes))
+
+    def check_expanded(self, expanded_bytes: int, packed_bytes: int) -> None:
         """Raises DOCUMENT_TOO_LARGE."""
-        if size_bytes > self.max_expanded_bytes:
-            raise too_large(
-                "expanded_bytes",
-                f"unpacks to {size_bytes} bytes or more",
-                f"{self.max_expanded_bytes} bytes",
-                expanded_bytes=size_bytes,
-                max_expanded_bytes=self.max_expanded_bytes,
-            )
+        if expanded_bytes > self.expanded_bytes(packed_bytes):
+            raise self.expands(f"unpacks to {expanded_bytes} bytes or more", packed_bytes)
+
+    def expands(self, problem: str, packed_bytes: int) -> WeftError:
+        """DOCUMENT_TOO_LARGE."""
+        allowed = self.expanded_bytes(packed_bytes)
+        return too_large(
+            "expanded_bytes",
+            problem,
+            f"{allowed} bytes"
+            if allowed == self.max_expanded_bytes
+            else f"{allowed} bytes, for one of {packed_bytes},",
+            packed_bytes=packed_bytes,
+            max_expanded_bytes=self.max_expanded_bytes,
+            max_expansion_ratio=self.max_expansion_ratio,
+        )
 
     def check_chunks(self, chunks: int) -> None:
         """Raises DOCUMENT_TOO_LARGE."""

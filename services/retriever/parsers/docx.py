@@ -54,7 +54,7 @@ def parse(data: bytes, charset: str = "", limits: Limits = Limits()) -> Parsed: 
         raise _unreadable("is an encrypted or an old (.doc) Word document; save it as docx without a password")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as parts:
-            _check(parts, limits)
+            _check(parts, limits, len(data))
             title = _title(parts)
         page = mammoth.convert_to_html(io.BytesIO(data), style_map=_STYLES, convert_image=_no_image()).value
     except (WeftError, MemoryError):
@@ -64,9 +64,9 @@ def parse(data: bytes, charset: str = "", limits: Limits = Limits()) -> Parsed: 
     return html.read(page, title)
 
 
-def _check(parts: zipfile.ZipFile, limits: Limits) -> None:
+def _check(parts: zipfile.ZipFile, limits: Limits, packed_bytes: int) -> None:
     entries = parts.infolist()
-    limits.check_expanded(sum(entry.file_size for entry in entries))
+    limits.check_expanded(sum(entry.file_size for entry in entries), packed_bytes)
     if len(entries) > _MAX_PARTS:
         raise _unreadable(f"has {len(entries)} parts; a docx has at most {_MAX_PARTS}")
     if _BODY not in parts.namelist():

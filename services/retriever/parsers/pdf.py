@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from services.retriever.documents.limits import Limits, problem_of, too_large
+from services.retriever.documents.limits import Limits, problem_of
 from services.retriever.parsers import _lines
 from services.retriever.parsers._lines import Entry, Line
 from services.retriever.parsers.text import tidy
@@ -45,27 +45,22 @@ def parse(data: bytes, charset: str = "", limits: Limits = Limits()) -> Parsed: 
 
     if _END_MARK not in data[-_END_WITHIN_BYTES:]:
         raise _unreadable("is not a whole PDF: its end is missing; fetch or save it anew")
-    most = limits.max_expanded_bytes
+    most = limits.expanded_bytes(len(data))
     bounds: dict[str, Any] = {
         f"{kind}_maximum_output_length": most for kind in ("zlib", "lzw", "run_length", "array_based_stream", "brotli")
     }
     try:
         with pypdf.apply_configuration(**bounds, stream_decoding_work_maximum_length=4 * most):
-            return _read(pypdf.PdfReader(io.BytesIO(data)), limits)
+            return _read(pypdf.PdfReader(io.BytesIO(data)), limits, len(data))
     except (WeftError, MemoryError):
         raise
     except LimitReachedError as exc:
-        raise too_large(
-            "expanded_bytes",
-            f"has a part beyond what may be unpacked ({problem_of(exc)})",
-            f"{most} bytes",
-            max_expanded_bytes=most,
-        ) from exc
+        raise limits.expands(f"has a part beyond what may be unpacked ({problem_of(exc)})", len(data)) from exc
     except Exception as exc:  # pypdf lets through whatever a broken file makes Python raise
         raise _broken("is a broken PDF", exc) from exc
 
 
-def _read(reader: Any, limits: Limits) -> Parsed:
+def _read(reader: Any, limits: Limits, packed_bytes: int) -> Parsed:
     _decrypt(reader)
     limits.check_pages(len(reader.pages))
     pages: list[list[Line]] = []
@@ -80,7 +75,7 @@ def _read(reader: Any, limits: Limits) -> Parsed:
                 raise
             raise _broken(f"has a page that can't be read, page {number}", exc) from exc
         size += sum(len(line.text) for line in pages[-1])
-        limits.check_expanded(size)
+        limits.check_expanded(size, packed_bytes)
         pictures += not pages[-1]
     if pictures == len(pages):
         raise error(
