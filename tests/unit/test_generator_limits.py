@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -197,6 +198,30 @@ async def test_it_is_closed_when_what_was_due_is_settled(ledger: Ledger) -> None
     await limited.close()
     assert settling
     assert all(task.done() and not task.cancelled() for task in settling)
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_who_leaves_while_it_is_counted_has_taken_nothing(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    take = Counters.take
+
+    async def slowly(self: Counters, rule: Rule, amount: int) -> bool:
+        taken = await take(self, rule, amount)
+        for _ in range(4):
+            await asyncio.sleep(0.005)  # it has counted, and its answer is on its way
+        return taken
+
+    monkeypatch.setattr(Counters, "take", slowly)
+    limited = quota(ledger, {"*": 100}, {"*": {"tokens_per_day": 100}})
+    leaving = asyncio.create_task(limited.reserve("acme", "llama", Work(0, 100)))
+    await asyncio.sleep(0.006 * steps)
+    leaving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        (await leaving).settle(Usage())  # on a busy machine it may be through already
+    while limited._settling:
+        await all_settled(limited)
+    assert (await limited.reserve("acme", "llama", Work(0, 100))).taken
 
 
 @settings(deadline=None)

@@ -7,8 +7,8 @@ So a limit holds against what is under way as well as against what is over. A mi
 reserved too much only within that minute: later it has slid out of the window by itself. A request that is larger than
 a whole limit reserves the limit: it gets in when nothing else was used, and what it uses beyond is owed.
 
-Where a request is refused by one rule, what the rules before it gave goes back. Whoever is cancelled in the middle of
-one has reserved it for nothing: a minute's limit forgets that, a budget keeps it.
+Where a request is refused by one rule, what the rules before it gave goes back. Who leaves while a storage counts can't
+know whether it did: so reserving goes on without them, for as long as a storage may take, and gives everything back.
 
 Settling doesn't hold up the answer: tasks of the quota's own do it, at most as many as there are answers.
 """
@@ -18,10 +18,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from services.generator.admission.ledgers import Ledger
 from services.generator.admission.refusals import Why
@@ -38,6 +38,7 @@ _MINUTE_S: Final = 60.0
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Price = Callable[[str, Usage], int]
 """What usage of a model costs, in millionths of the operator's currency."""
 
@@ -56,7 +57,7 @@ class TenantQuota:
         self._budgets = budgets
         self._ledger = ledger
         self._price = price
-        self._settling: set[asyncio.Task[None]] = set()
+        self._settling: set[asyncio.Task[Any]] = set()
 
     async def reserve(self, tenant: str, model: str, work: Work) -> Reserved:
         """Take an answer's estimate from its tenant's limits.
@@ -83,7 +84,12 @@ class TenantQuota:
                 raise
             return reserved
 
-        return await self._ledger.run(take)
+        reserving = self._own(self._ledger.run(take))
+        try:
+            return await asyncio.shield(reserving)
+        except asyncio.CancelledError:
+            reserving.add_done_callback(_give_back)
+            raise
 
     def settle(self, reserved: Reserved, usage: Usage) -> None:
         """Count what an answer took in truth, soon."""
@@ -94,17 +100,22 @@ class TenantQuota:
             if more > 0 or (more < 0 and (one.rule.is_budget or not late)):
                 due.append(_Taken(one.rule, more))
         if due:
-            task = asyncio.get_running_loop().create_task(_correct(reserved.counters, due))
-            self._settling.add(task)
-            task.add_done_callback(self._settling.discard)
+            self._own(_correct(reserved.counters, due))
 
     async def close(self) -> None:
         """Settle what is due, for a moment; close the ledger."""
-        if self._settling:
-            await asyncio.wait(self._settling, timeout=CLOSE_S)
+        until_s = time.monotonic() + CLOSE_S
+        while self._settling and (left_s := until_s - time.monotonic()) > 0:  # what is given back is settled then
+            await asyncio.wait(self._settling, timeout=left_s)
         for task in self._settling:
             task.cancel()
         await self._ledger.close()
+
+    def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+        return task
 
     def _amount(self, rule: Rule, model: str, usage: Usage) -> int:
         return self._price(model, usage) if rule.is_money else usage.input_tokens + usage.output_tokens
@@ -125,6 +136,12 @@ class Reserved:
     def settle(self, usage: Usage) -> None:
         """Say what it took in truth. Returns at once."""
         self._quota.settle(self, usage)
+
+
+def _give_back(reserving: asyncio.Task[Reserved]) -> None:
+    """Of somebody who left."""
+    if not reserving.cancelled() and reserving.exception() is None:
+        reserving.result().settle(Usage())
 
 
 async def _correct(counters: Counters, due: Sequence[_Taken]) -> None:
