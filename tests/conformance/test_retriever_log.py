@@ -305,7 +305,7 @@ async def test_metadata_and_sections_come_back_as_they_went_in(logs: tuple[Log, 
     assert stored.document.metadata == document.metadata
 
 
-async def test_a_switch_gives_the_name_away_in_one_row_and_deletes_what_had_it(logs: tuple[Log, Log]) -> None:
+async def test_a_switch_gives_the_name_away_at_once_and_deletes_what_had_it(logs: tuple[Log, Log]) -> None:
     one, other = logs
     old = await collection(one)
     await put(one, old, "a.txt", "the old one")
@@ -321,11 +321,24 @@ async def test_a_switch_gives_the_name_away_in_one_row_and_deletes_what_had_it(l
     assert there is not None
     assert (there.id, there.created_s, there.document_count, there.sequence) == (new.id, old.created_s, 1, sequence)
     assert await other.get_collection(aside.key) is None
-    assert [record.id for record in (await other.read(before)).collections] == [new.id]
+    told = await other.read(before)
+    assert ([record.id for record in told.collections], told.gone_collections) == ([new.id], (old.id,))
     with pytest.raises(WeftError) as caught:
         await put(other, old, "b.txt", "too late")
     assert caught.value.reason == "COLLECTION_NOT_FOUND"
     await put(other, there, "b.txt", "in time")
+
+
+async def test_of_a_switch_and_a_deletion_that_are_read_together_both_collections_are_told_to_be_gone(
+    logs: tuple[Log, Log],
+) -> None:
+    one, other = logs
+    old, new = await collection(one), await collection(one, CollectionKey(KEY.tenant, "~default"))
+    seen = (await other.read(0)).sequence
+    assert await one.switch(old, new) is not None
+    assert await one.delete_collection(KEY) is not None
+    told = await other.read(seen)
+    assert (told.collections, set(told.gone_collections)) == ((), {old.id, new.id})
 
 
 async def test_a_switch_does_nothing_once_either_side_has_changed(logs: tuple[Log, Log]) -> None:

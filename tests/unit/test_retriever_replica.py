@@ -90,6 +90,22 @@ async def test_a_deleted_collection_is_unknown_on_every_replica(tmp_path: Path) 
             assert caught.value.reason == "COLLECTION_NOT_FOUND"
 
 
+async def test_a_collection_that_was_moved_and_then_deleted_before_a_replica_looked_is_gone_there_too(
+    tmp_path: Path,
+) -> None:
+    async with house(tmp_path) as one:
+        old = await one.library.create_collection(KEY, "")
+        await put(one.log, old, "a.txt", "to be forgotten")
+        before = next_state(State(), await one.log.read(0), indexes())
+        assert before.views.keys() == {KEY}
+        new = await one.log.create_collection(CollectionKey(KEY.tenant, "~aside"), "none:", "none:", 0)
+        old = await one.library.get_collection(KEY)
+        assert await one.log.switch(old, new) is not None
+        await one.library.delete_collection(KEY)
+        after = next_state(before, await one.log.read(before.sequence), indexes())
+    assert not after.views
+
+
 async def test_a_search_keeps_the_state_that_it_began_with(tmp_path: Path) -> None:
     async with house(tmp_path) as one:
         made = await one.library.create_collection(KEY, "")

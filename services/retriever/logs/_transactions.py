@@ -67,6 +67,8 @@ def switch(db: sqlite3.Connection, old: Collection, new: Collection, now_s: floa
     db.execute("INSERT INTO gone (collection_id, tenant) VALUES (?, ?)", (old.id, old.key.tenant))
     sequence = log_row(db, new.key.tenant, new.id, "", now_s)
     db.execute(sql.RENAME, (old.key.name, old.created_s, sequence, new.id))
+    # Who reads this only once the new one is deleted, too, would else never hear of the old one again.
+    log_row(db, old.key.tenant, old.id, "", now_s)
     return sequence
 
 

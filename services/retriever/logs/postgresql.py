@@ -198,6 +198,8 @@ class PostgresqlLog:
             await connection.execute(sql.GONE, old.key.tenant, old.id)
             sequence = await connection.fetchval(sql.NEXT, new.key.tenant, new.id, "", time.time())
             await connection.execute(sql.RENAME, new.id, old.key.name, old.created_s, sequence)
+            # Who reads this only once the new one is deleted, too, would else never hear of the old one again.
+            await connection.fetchval(sql.NEXT, old.key.tenant, old.id, "", time.time())
         return int(sequence)
 
     async def delete_document(self, collection: Collection, name: str) -> int | None:
