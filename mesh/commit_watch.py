@@ -1,8 +1,8 @@
 """Hears of commits to an SQLite file, whichever process makes them.
 
 SQLite tells nobody, but ``PRAGMA data_version`` says whether another connection has committed since it was last
-asked, from shared memory and without a lock. One thread asks a file so often that a follower is a moment behind; asked
-from an event loop through a pool of threads, the same costs some thirty times as much, all day.
+asked, from shared memory and without waiting for who writes. One thread asks a file so often that a follower is a
+moment behind; asked from an event loop through a pool of threads, the same costs some thirty times as much, all day.
 
 Source: https://sqlite.org/pragma.html#pragma_data_version
 """
@@ -40,10 +40,11 @@ class CommitWatch:
         with contextlib.ExitStack() as held, contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             db: sqlite3.Connection | None = None
             seen: int | None = None
-            while not self._stopping.is_set():
+            while not self._stopping.is_set() and not self._loop.is_closed():
                 try:
                     if db is None:
-                        db = held.enter_context(contextlib.closing(sqlite3.connect(self._path, isolation_level=None)))
+                        opened = sqlite3.connect(self._path, timeout=0, isolation_level=None)
+                        db = held.enter_context(contextlib.closing(opened))
                     (version,) = db.execute("PRAGMA data_version").fetchone()
                 except sqlite3.Error:
                     version = None

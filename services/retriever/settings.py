@@ -86,7 +86,10 @@ class RetrieverOptions(BaseModel):
         256 * _MIB, ge=1, description="what a packed document (docx, pdf) may unpack to, bytes"
     )
     max_expansion_ratio: int = Field(
-        100, ge=1, le=10_000, description="times its own size that a packed document may unpack to; 4 MiB always may"
+        100,
+        ge=1,
+        le=10_000,
+        description="times its own size that a packed document may unpack to, where that is over 32 MiB",
     )
 
     max_ingest_documents: int = Field(100_000, ge=1, description="documents of one ingest")

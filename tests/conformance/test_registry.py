@@ -232,7 +232,7 @@ async def test_an_emptied_consul_is_a_new_registry_to_a_watcher_that_stayed(agen
         await asyncio.sleep(0.5)
         said = len(watcher.seen)
         await agent.start()
-        await watcher.until(lambda c: c.index < before.index, within_s=20, what="an index that ran backwards")
+        await watcher.until(lambda c: c.index < before.index, within_s=10, what="an index that ran backwards")
         after = await watcher.until(lambda c: c.warm and live(c) == {"one"}, within_s=BACK_S, what="one again")
         assert not after.policies
         assert not watcher.seen[said].warm

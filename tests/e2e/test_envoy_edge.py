@@ -18,13 +18,13 @@ from tests.support.envoy import Envoy, running_envoy
 from tests.support.load import driving
 from tests.support.mesh import ROOT, Mesh, eventually, running_mesh
 from tests.support.sdk import in_child
-from tests.support.survival import assert_nothing_failed
+from tests.support.survival import IN_CALL_S, assert_nothing_failed
 from weft.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(240)]
 
-CALLERS, PAUSE_S = 20, 0.2
+CALLERS, PAUSE_S = 20, 0.05
 REPLICAS = {"retriever": 2, "generator": 1, "tools": 1, "orchestrator": 1}
 WITH_CANARIES = {**REPLICAS, "retriever": 3, "orchestrator": 2}
 MODELS = {
@@ -207,7 +207,7 @@ def test_the_sdk_dials_envoy_and_resumes_when_an_orchestrator_is_killed(
 ) -> None:
     monkeypatch.setenv("WEFT_TARGET", f"ipv4:{envoy.address}")  # that the driver's process inherits
     before = envoy.stats(r"^http\.ingress\.downstream_rq_total$")
-    with driving(mesh, "ask", seed=21) as load:
+    with driving(mesh, "ask", seed=21, pause_s=IN_CALL_S) as load:
         mesh.named("orchestrator-")[0].kill()
         time.sleep(3)
     after = envoy.stats(r"^http\.ingress\.downstream_rq_total$")

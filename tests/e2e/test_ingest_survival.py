@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -114,11 +113,11 @@ async def test_a_replica_that_is_stopped_hands_its_job_over_at_once(tmp_path: Pa
     async with replica(tmp_path) as (stopped, one), replica(tmp_path) as (_, other):
         name = await one.detached()
         done = (await one.until_done(name, 10)).progress.done
-        began_s = time.monotonic()
         stopped.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(stopped.wait(), 10) == 0
+        job = (await other.jobs.GetJob(jobs_pb2.GetJobRequest(name=name), timeout=5)).job
+        assert job.state != jobs_pb2.JOB_STATE_RUNNING or job.attempts > 1  # its lease would go on for 6 s
         await other.until_done(name, min(done + 5, len(DOCUMENTS)))
-        assert time.monotonic() - began_s < 20
         await other.ended(name)
         await other.all_there_once()
 

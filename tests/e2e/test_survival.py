@@ -44,13 +44,13 @@ class TestWithTheBuiltInRegistry(Survival):
         assert_nothing_failed(load.summary)
 
     def test_a_split_keeps_its_shares_and_each_session_its_version(self, mesh: Mesh, canary: Process) -> None:
-        mesh.set_route("orchestrator", weights={"v1": 75, "v2": 25})
+        mesh.set_route("orchestrator", weights={"v1": 90, "v2": 10})
         time.sleep(1)
         found = in_child(mesh, "sessions", "160", "2")
         shares = found["versions"]
         assert found["sessions_on_two_versions"] == 0, found
-        # 160 sessions at 25 %: mean 40, standard deviation 5.5; five of them either way
-        assert 12 <= shares.get("v2", 0) <= 68, found
+        # 160 sessions at 10 %: mean 16, standard deviation 3.8; five of them either way. An even spread were 53
+        assert 1 <= shares.get("v2", 0) <= 35, found
 
     def test_a_header_route_is_exact_through_the_orchestrator_too(self, mesh: Mesh) -> None:
         extra = mesh.spawn_service("retriever", version="v2")

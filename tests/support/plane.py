@@ -79,7 +79,7 @@ async def servers(*names: str, **busy: float) -> AsyncIterator[dict[str, int]]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait until ``condition`` holds, 5 s at most."""
+    """Wait until ``condition`` holds, 20 s at most."""
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - what is waited for is another process's doing
             await asyncio.sleep(0.005)

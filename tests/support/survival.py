@@ -20,6 +20,7 @@ from tests.support.mesh import SERVICES, Mesh, Process, eventually
 REPLICAS = dict.fromkeys(SERVICES, 2)
 ENVIRON = {"WEFT_RETRIEVER__EMBEDDER": "none:"}  # words are enough here
 LEAVES_WITHIN_S = 15.0
+IN_CALL_S = 0.05  # between two calls: most callers are in one when something is killed
 
 
 def settle() -> None:
@@ -72,14 +73,14 @@ class Survival:
     def killed(self, mesh: Mesh, victim: str, kind: str) -> None:
         """Kill a replica under load; fails if a call does, or if it stays on the list."""
         process = mesh.named(f"{victim}-")[0]
-        with driving(mesh, kind, seed=11) as load:
+        with driving(mesh, kind, seed=11, pause_s=IN_CALL_S) as load:
             process.kill()
             settle()
         assert_nothing_failed(load.summary)
         eventually(lambda: process.instance_id not in ids(mesh), within_s=LEAVES_WITHIN_S, what="the dead one gone")
 
     def test_a_rolling_restart_of_every_service_costs_no_call(self, mesh: Mesh) -> None:
-        with driving(mesh, "ask", seed=12) as load:
+        with driving(mesh, "ask", seed=12, pause_s=0.2) as load:
             for replica in range(2):  # one of each service at a time, as a deployment would
                 wave = [mesh.named(f"{service}-")[replica] for service in SERVICES]
                 for process in wave:
@@ -101,7 +102,7 @@ class Survival:
 
     def test_a_lone_half_weight_canary_that_is_killed_costs_no_call(self, mesh: Mesh, canary: Process) -> None:
         mesh.set_route("orchestrator", weights={"v1": 50, "v2": 50})
-        with driving(mesh, "ask", seed=15) as load:
+        with driving(mesh, "ask", seed=15, pause_s=IN_CALL_S) as load:
             time.sleep(1)
             canary.kill()
             settle()

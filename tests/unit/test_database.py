@@ -61,7 +61,7 @@ async def test_who_waits_is_woken_by_either_process_and_not_by_reads(tmp_path: P
     assert await one.changed(seen, 0.2) == seen
     assert time.monotonic() - began_s >= 0.19
     for number, writer in enumerate((one, other)):
-        waiting = asyncio.create_task(one.changed(seen, 10.0))
+        waiting = asyncio.create_task(one.changed(seen, 60.0))
         await asyncio.sleep(0.02)
         await writer.write(insert(number))
         seen = await asyncio.wait_for(waiting, 10.0)

@@ -281,7 +281,7 @@ async def test_a_caller_that_leaves_at_any_moment_leaves_nothing_running(tmp_pat
             await asyncio.sleep(wait_s)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        await eventually(lambda: asyncio.all_tasks() <= before)
+        await eventually(lambda: asyncio.all_tasks() <= before, 4)
         assert r.generator.active == 0
         async with asyncio.timeout(4):
             for number in range(20):

@@ -177,16 +177,16 @@ def test_more_pages_than_allowed_are_refused_with_both_figures() -> None:
 # -- Word ---------------------------------------------------------------------------------------------------
 
 
-def test_a_packed_document_may_unpack_to_so_many_times_its_size_and_a_small_one_to_4_mib() -> None:
-    blanks = documents.zipped({"word/document.xml": b"<w>" + b" " * (30 << 20)})
-    err = refusal(blanks, reading.DOCX)
-    assert (err.reason, err.metadata["limit"]) == ("DOCUMENT_TOO_LARGE", "expanded_bytes")
-    assert (err.metadata["packed_bytes"], err.metadata["max_expansion_ratio"]) == (str(len(blanks)), "100")
-    assert f"{max(4 << 20, 100 * len(blanks))} bytes, for one of {len(blanks)}, is the limit" in err.message
-    assert (
-        "for one of"
-        not in refusal(blanks, reading.DOCX, max_expansion_ratio=10_000, max_expanded_bytes=1 << 20).message
-    )
+def test_a_packed_document_may_unpack_to_so_many_times_its_size_and_a_small_one_to_32_mib() -> None:
+    blanks = documents.zipped({"word/document.xml": b"<w>" + b" " * (40 << 20)})
+    for ratio, allowed in ((100, 32 << 20), (1_000, 1_000 * len(blanks))):
+        err = refusal(blanks, reading.DOCX, max_expansion_ratio=ratio)
+        assert (err.reason, err.metadata["limit"]) == ("DOCUMENT_TOO_LARGE", "expanded_bytes")
+        assert (err.metadata["packed_bytes"], err.metadata["allowed_bytes"]) == (str(len(blanks)), str(allowed))
+        assert err.metadata["expanded_bytes"] == str((40 << 20) + 3)
+        assert f"{allowed} bytes, for one of {len(blanks)}, is the limit" in err.message
+    assert refusal(blanks, reading.DOCX, max_expansion_ratio=10_000).reason == "DOCUMENT_UNREADABLE"  # it is no Word
+    assert "for one of" not in refusal(blanks, reading.DOCX, max_expanded_bytes=1 << 20).message
     repeated = documents.word(*[("", "The same words again and again. " * 30)] * 2_000)
     assert len(repeated) * 25 < 1_900_000  # of text alone
     assert reading.read(repeated, reading.DOCX, "", Limits()).text.count("again and again") == 60_000

@@ -18,7 +18,7 @@ from tests.support.documents import page_of_words, stream, written
 from weft.errors import WeftError
 
 MIB = 1 << 20
-LIMITS = Limits(max_expanded_bytes=16 * MIB, max_memory_bytes=256 * MIB, timeout_s=10)
+LIMITS = Limits(max_expanded_bytes=16 * MIB, max_expansion_ratio=10_000, max_memory_bytes=256 * MIB, timeout_s=10)
 WORDS = "Words fill the page and say what they say. "
 FONT = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
 RESOURCES = b"/Resources << /Font << /F 7 0 R >> >>"

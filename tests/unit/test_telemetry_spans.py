@@ -73,7 +73,10 @@ async def test_spans_arrive_within_a_second_and_the_last_at_the_stop(ring: Trace
         assert sender.dropped == 1
 
 
-async def test_a_dead_collector_costs_one_warning_and_no_time(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_dead_collector_costs_one_warning_and_no_time(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spans, "_PAUSES_S", (60.0,))
     sender = SpanSender(f"127.0.0.1:{free_port()}")
     made = tracer(sender)
     with caplog.at_level(logging.DEBUG):
@@ -94,7 +97,8 @@ async def test_a_dead_collector_costs_one_warning_and_no_time(caplog: pytest.Log
     assert time.monotonic() - started_s < 10
 
 
-async def test_a_collector_that_never_answers_holds_up_neither_loop_nor_stop() -> None:
+async def test_a_collector_that_never_answers_holds_up_neither_loop_nor_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spans, "_CALL_TIMEOUT_S", 8.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         sender = SpanSender(f"127.0.0.1:{silent.getsockname()[1]}")
         made = tracer(sender)
@@ -110,7 +114,7 @@ async def test_a_collector_that_never_answers_holds_up_neither_loop_nor_stop() -
         started_s = time.monotonic()
         await sender.stop(0.5)
         assert time.monotonic() - started_s < 5
-        await until(lambda: not sender._thread.is_alive())
+        await until(lambda: not sender._thread.is_alive(), 30)
 
 
 async def test_a_collector_that_comes_back_gets_spans_again(

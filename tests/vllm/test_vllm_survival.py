@@ -1,4 +1,4 @@
-"""``kill -9`` of a generator that runs vLLM, in the middle of twenty answers: a mesh of real processes.
+"""``kill -9`` of a generator that runs vLLM, or of its engine alone, in the middle of twenty answers: a real mesh.
 
 The same twenty are asked undisturbed before. In float32 they must be equal, to the letter and to the token.
 """
@@ -53,18 +53,27 @@ def begin(callers: Callers) -> None:
     callers.begin(CALLERS, question="Question {number}: when does it open? 每天", tools=[], timeout_s=120)
 
 
-async def test_twenty_answers_of_which_a_replica_is_killed_equal_the_undisturbed_ones(
-    mesh: Mesh, callers: Callers
-) -> None:
+@pytest.fixture(scope="module")
+def undisturbed(callers: Callers) -> list[dict[str, Any]]:
     begin(callers)
-    undisturbed = callers.finish()
+    return callers.finish()
+
+
+@pytest.mark.parametrize("victim", ["its engine", "all of it"])
+async def test_twenty_answers_of_which_a_replica_is_killed_equal_the_undisturbed_ones(
+    mesh: Mesh, callers: Callers, undisturbed: list[dict[str, Any]], victim: str
+) -> None:
+    mesh.restart(*(process for process in mesh.processes if not process.running), within_s=400)
     dying, other = mesh.named("generator-")
     begin(callers)
     callers.wait_pieces(2)
     before = calls_of(mesh, other, "Generate")
     engine = psutil.Process(dying.pid).children(recursive=True)
-    assert len(engine) >= 2
-    dying.kill()
+    (core,) = [child for child in engine if "EngineCore" in "".join(child.cmdline())]
+    if victim == "its engine":
+        core.kill()
+    else:
+        dying.kill()
     found = callers.finish()
     assert [caller["error"] for caller in found] == [None] * CALLERS, found
     assert [caller["text"] for caller in found] == [caller["text"] for caller in undisturbed]
@@ -75,6 +84,7 @@ async def test_twenty_answers_of_which_a_replica_is_killed_equal_the_undisturbed
     went_on = calls_of(mesh, other, "Generate") - before
     assert went_on > 0
     eventually(lambda: not any(map(lives, engine)), within_s=30, what="the end of its engine")
+    assert victim == "all of it" or dying.wait(60) == 1
     print(went_on, "answers went on; longest pause", max(caller["longest_pause_s"] for caller in found))
 
 

@@ -203,8 +203,8 @@ async def test_cancelling_ends_every_span_and_leaves_no_task(tmp_path: Path) -> 
             return {name: names.count(name) for name in names}
 
         stages = dict.fromkeys(("turn.session", "turn.retrieval", "turn.planning", "turn.generation"), 30)
-        await eventually(lambda: ended() == {"Chat": 60, "Search": 30, "Generate": 30, **stages})
-        await eventually(lambda: len(asyncio.all_tasks()) <= before)
+        await eventually(lambda: ended() == {"Chat": 60, "Search": 30, "Generate": 30, **stages}, 4.5)
+        await eventually(lambda: len(asyncio.all_tasks()) <= before, 4.5)
         assert h.peer.cancelled == 30
 
 

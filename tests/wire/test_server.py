@@ -229,7 +229,7 @@ async def test_an_open_load_report_does_not_hold_up_the_stop() -> None:
         call = h.channel.unary_stream("/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics")(b"")
         await call.read()
         begin_s = asyncio.get_running_loop().time()
-        await h.server.stop(10)
+        await h.server.stop(60)
         assert asyncio.get_running_loop().time() - begin_s < 15
 
 

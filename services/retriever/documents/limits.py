@@ -14,7 +14,7 @@ from weft.errors import Reason, WeftError, error
 
 _MIB = 1 << 20
 _MAX_PROBLEM_CHARS = 160
-_HARMLESS_BYTES = 4 * _MIB  # unpacked, whatever the ratio: a small file of blanks is no bomb
+_HARMLESS_BYTES = 32 * _MIB  # unpacked, whatever the ratio: a Word table of empty cells packs to a 200th
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Limits:
     max_expanded_bytes: int = 256 * _MIB
     """Of what a compressed format holds once it is unpacked."""
     max_expansion_ratio: int = 100
-    """Times its own size that a compressed document may unpack to. Text in a docx or a PDF has 5 to 30."""
+    """Times its own size that a compressed document may unpack to. Prose in a docx or a PDF has 5 to 30."""
     max_chunks: int = 50_000
     max_memory_bytes: int = 1024 * _MIB
     """Beyond what the reading process needs for itself."""
@@ -36,16 +36,19 @@ class Limits:
         if pages > self.max_pages:
             raise too_large("pages", f"has {pages} pages", f"{self.max_pages}", pages=pages, max_pages=self.max_pages)
 
-    def expanded_bytes(self, packed_bytes: int) -> int:
-        """What a compressed document of that size may unpack to, bytes."""
+    def expanded_bytes(self, packed_bytes: int | None) -> int:
+        """What a compressed document of that size may unpack to, bytes; of any size where there is none."""
+        if packed_bytes is None:
+            return self.max_expanded_bytes
         return min(self.max_expanded_bytes, max(_HARMLESS_BYTES, self.max_expansion_ratio * packed_bytes))
 
-    def check_expanded(self, expanded_bytes: int, packed_bytes: int) -> None:
+    def check_expanded(self, expanded_bytes: int, packed_bytes: int | None = None) -> None:
         """Raises DOCUMENT_TOO_LARGE."""
         if expanded_bytes > self.expanded_bytes(packed_bytes):
-            raise self.expands(f"unpacks to {expanded_bytes} bytes or more", packed_bytes)
+            problem = f"unpacks to {expanded_bytes} bytes or more"
+            raise self.expands(problem, packed_bytes, expanded_bytes=expanded_bytes)
 
-    def expands(self, problem: str, packed_bytes: int) -> WeftError:
+    def expands(self, problem: str, packed_bytes: int | None, **figures: int) -> WeftError:
         """DOCUMENT_TOO_LARGE."""
         allowed = self.expanded_bytes(packed_bytes)
         return too_large(
@@ -54,7 +57,9 @@ class Limits:
             f"{allowed} bytes"
             if allowed == self.max_expanded_bytes
             else f"{allowed} bytes, for one of {packed_bytes},",
-            packed_bytes=packed_bytes,
+            **({} if packed_bytes is None else {"packed_bytes": packed_bytes}),
+            allowed_bytes=allowed,
+            **figures,
             max_expanded_bytes=self.max_expanded_bytes,
             max_expansion_ratio=self.max_expansion_ratio,
         )

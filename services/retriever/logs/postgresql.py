@@ -62,8 +62,7 @@ class PostgresqlLog:
     async def close(self) -> None:
         """Let go of the store."""
         self._listening.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._listening
+        await asyncio.gather(self._listening, return_exceptions=True)
         await self._database.close()
         self._thread.shutdown(wait=False)
 

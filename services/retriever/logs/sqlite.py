@@ -12,7 +12,7 @@ a few rows at a time: no transaction holds the lock for long. After each the wri
 for as long as it held it, since waiting writers only look now and then whether it is free.
 
 ``synchronous=FULL``: what was acknowledged survives a power cut. Every read and write runs on one of two
-threads of its own, never on the event loop.
+threads of its own, never on the event loop; a third hears of other processes' commits.
 
 Errors: STORE_CORRUPT when the file is damaged or no database (``PRAGMA quick_check`` at open);
 DEPENDENCY_UNAVAILABLE when it can't be opened, written (disk full) or locked in time.
