@@ -108,7 +108,7 @@ class Log(Protocol):
         """Delete it with all that is in it; the sequence of that, or None where there is none."""
 
     async def switch(self, old: Collection, new: Collection) -> int | None:
-        """Give ``new``, made under another name, the name of ``old``, and delete ``old``, all in one row of the log.
+        """Give ``new``, made under another name, the name of ``old``, and delete ``old``, at once.
 
         ``new`` takes over when ``old`` was made, too: so one tells a collection that was moved from one that was
         made anew. Returns the sequence, or None, and nothing is done, where either has changed since it was read.

@@ -89,7 +89,7 @@ class RetrieverOptions(BaseModel):
         100,
         ge=1,
         le=10_000,
-        description="times its own size that a packed document may unpack to, where that is over 32 MiB",
+        description="times its own size that a packed document of over 320 kB may unpack to",
     )
 
     max_ingest_documents: int = Field(100_000, ge=1, description="documents of one ingest")
