@@ -1,6 +1,6 @@
 """The job "reindex": moves a collection to another embedder while it is searched and changed.
 
-    collection ──copy, embedded anew──> ~collection ──catch up──> switched in one row of the log
+    collection ──copy, embedded anew──> ~collection ──catch up──> switched at once
          ^ searches and ingests go on            └─again, where it changed in between
 
 The new collection is made beside the old one, under a name that no caller can say (``aside``). Replicas hold
