@@ -66,7 +66,7 @@ async def test_twenty_answers_of_which_a_replica_is_killed_equal_the_undisturbed
     mesh.restart(*(process for process in mesh.processes if not process.running), within_s=400)
     dying, other = mesh.named("generator-")
     begin(callers)
-    callers.wait_pieces(2)
+    callers.wait_pieces(1)
     before = calls_of(mesh, other, "Generate")
     engine = psutil.Process(dying.pid).children(recursive=True)
     (core,) = [child for child in engine if "EngineCore" in "".join(child.cmdline())]
