@@ -199,13 +199,22 @@ async def test_calls_beyond_the_queue_are_refused_with_a_time_to_come_back() -> 
 
 
 async def test_a_call_waits_for_a_slot_no_longer_than_the_tools_timeout() -> None:
-    gate = Gate()
-    box = Toolbox([tool(gate.run, slots=1, timeout_s=0.1)])
+    async def lingers(arguments: dict[str, Any], context: Context, /) -> Output:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            await asyncio.sleep(2)  # keeps its slot although its time is up
+        return await echo(arguments, context)
+
+    box = Toolbox([tool(lingers, slots=1, timeout_s=0.1)])
     holder = asyncio.create_task(box.call(call()))
     await asyncio.sleep(0)
-    ended = await asyncio.gather(holder, box.call(call()), return_exceptions=True)
-
-    assert sorted(end.reason for end in ended if isinstance(end, WeftError)) == ["OVERLOADED", "TOOL_TIMEOUT"]
+    with pytest.raises(WeftError) as caught:
+        await box.call(call())
+    assert caught.value.reason == Reason.OVERLOADED
+    with pytest.raises(WeftError) as caught:
+        await holder
+    assert caught.value.reason == Reason.TOOL_TIMEOUT
 
 
 async def test_one_tools_queue_holds_up_no_other_tool() -> None:
