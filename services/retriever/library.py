@@ -16,7 +16,7 @@ from services.retriever.ingest.reindex import aside, is_aside
 from services.retriever.ports import Log
 from services.retriever.replicas.replica import Replica
 from services.retriever.types import Collection, CollectionKey, Document, Epoch
-from weft.errors import Reason, error
+from weft.errors import Reason, WeftError, error
 
 
 class Library:
@@ -97,7 +97,14 @@ class Library:
 
     async def delete_document(self, key: CollectionKey, name: str) -> Epoch:
         """Delete a document with its passages."""
-        sequence = await self._log.delete_document(await self.get_collection(key), name)
+        while True:
+            collection = await self.get_collection(key)
+            try:
+                sequence = await self._log.delete_document(collection, name)
+                break
+            except WeftError as err:  # it was moved in between: then the document is in the new one
+                if err.reason != Reason.COLLECTION_NOT_FOUND:
+                    raise
         if sequence is None:
             raise _unknown_document(key, name)
         await self._replica.settle(sequence)

@@ -124,13 +124,17 @@ class Log(Protocol):
         """The document's record, or None."""
 
     async def get_documents(self, collection: Collection, names: Sequence[str]) -> dict[str, Document]:
-        """The records of those of ``names`` that are there."""
+        """The records of those of ``names`` that are there; none where the collection was deleted or moved."""
 
     async def list_documents(self, collection: Collection, after: str, limit: int) -> list[Document]:
         """Records by name, from the first name past ``after``."""
 
     async def delete_document(self, collection: Collection, name: str) -> int | None:
-        """Delete it; the sequence of that, or None where there is none."""
+        """Delete it; the sequence of that, or None where there is none.
+
+        Raises:
+            WeftError: COLLECTION_NOT_FOUND, when the collection was deleted or moved since it was read.
+        """
 
     async def stage(self, collection: Collection, batch: int | None, chunks: Sequence[Chunk], vectors: Vectors) -> int:
         """Put chunks into a batch that nobody sees yet; ``batch`` None begins one. Returns the batch."""

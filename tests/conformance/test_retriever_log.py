@@ -329,6 +329,32 @@ async def test_a_switch_gives_the_name_away_at_once_and_deletes_what_had_it(logs
     await put(other, there, "b.txt", "in time")
 
 
+async def test_who_still_has_either_side_of_a_switch_from_before_changes_and_finds_nothing_there(
+    logs: tuple[Log, Log],
+) -> None:
+    one, other = logs
+    old = await collection(one)
+    document = await put(one, old, "a.txt", "the old one")
+    aside = await collection(one, CollectionKey(KEY.tenant, "~default"))
+    await put(one, aside, "a.txt", "the new one")
+    old, new = await one.get_collection(KEY), await one.get_collection(aside.key)
+    assert old is not None
+    assert new is not None
+    assert await one.switch(old, new) is not None
+    for gone in (old, new):
+        for change in (other.delete_document(gone, document.name), put(other, gone, "a.txt", "too late")):
+            with pytest.raises(WeftError) as caught:
+                await change
+            assert caught.value.reason == "COLLECTION_NOT_FOUND"
+        assert await other.get_documents(gone, [document.name]) == {}
+    there = await other.get_collection(KEY)
+    assert there is not None
+    assert (there.id, there.document_count) == (new.id, 1)
+    assert (await other.get_documents(there, [document.name])).keys() == {document.name}
+    await one.delete_collection(KEY)
+    assert await other.get_documents(there, [document.name]) == {}
+
+
 async def test_of_a_switch_and_a_deletion_that_are_read_together_both_collections_are_told_to_be_gone(
     logs: tuple[Log, Log],
 ) -> None:

@@ -106,6 +106,27 @@ async def test_a_collection_that_was_moved_and_then_deleted_before_a_replica_loo
     assert not after.views
 
 
+async def test_a_collection_that_replaces_a_younger_one_stays_however_the_log_is_paged(tmp_path: Path) -> None:
+    async with house(tmp_path) as one:
+        new = await one.log.create_collection(CollectionKey(KEY.tenant, "~aside"), "none:", "none:", 0)
+        old = await one.library.create_collection(KEY, "")
+        assert old.id > new.id
+        await put(one.log, old, "a.txt", "the old one")
+        before = next_state(State(), await one.log.read(0), indexes())
+        for number in range(3):
+            await put(one.log, new, f"{number}.txt", "the new one")
+        old = await one.library.get_collection(KEY)
+        made = await one.log.get_collection(new.key)
+        assert made is not None
+        assert await one.log.switch(old, made) is not None
+        for max_chunks in (1_000, 1):
+            state, more = before, True
+            while more:
+                changes = await one.log.read(state.sequence, max_chunks)
+                state, more = next_state(state, changes, indexes()), changes.more
+            assert {key: view.live_count for key, view in state.views.items()} == {KEY: 3}
+
+
 async def test_a_search_keeps_the_state_that_it_began_with(tmp_path: Path) -> None:
     async with house(tmp_path) as one:
         made = await one.library.create_collection(KEY, "")

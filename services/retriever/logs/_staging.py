@@ -24,6 +24,15 @@ def went_away(collection: Collection, contents: Sequence[Content]) -> WeftError:
     )
 
 
+def replaced(collection: Collection) -> WeftError:
+    """The error of a change to a collection that was deleted, or moved, since it was read."""
+    return error(
+        Reason.COLLECTION_NOT_FOUND,
+        f"{collection.key.resource} was deleted or moved in this moment; look again",
+        collection=collection.key.resource,
+    )
+
+
 def swept() -> WeftError:
     """The error of who comes back to a batch too late."""
     return error(

@@ -72,6 +72,12 @@ def switch(db: sqlite3.Connection, old: Collection, new: Collection, now_s: floa
     return sequence
 
 
+def stands(db: sqlite3.Connection, collection: Collection) -> bool:
+    """Whether a collection is there, and under the name that it was read by: neither deleted nor moved."""
+    row = db.execute(sql.COLLECTION_BY_ID, (collection.key.tenant, collection.id)).fetchone()
+    return row is not None and to_collection(row).key == collection.key
+
+
 def publish(db: sqlite3.Connection, collection: Collection, content: Content, last: list[tuple[Any, ...]]) -> Document:
     """Give a document its content, the rows of its ``last`` chunks included; returns the record as it now stands."""
     tenant, document = collection.key.tenant, content.document

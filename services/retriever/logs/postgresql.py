@@ -147,7 +147,9 @@ class PostgresqlLog:
 
     async def get_documents(self, collection: Collection, names: Sequence[str]) -> dict[str, Document]:
         """The records of those of ``names`` that are there."""
-        async with self._database.connection() as connection:
+        async with self._database.snapshot() as connection:
+            if not await _stands(connection, collection):
+                return {}
             rows = await connection.fetch(sql.THESE_DOCUMENTS, collection.key.tenant, collection.id, names)
         return {row["name"]: to_document(row) for row in rows}
 
@@ -206,6 +208,8 @@ class PostgresqlLog:
         where = (collection.key.tenant, collection.id, name)
         async with self._database.transaction() as connection:
             await connection.execute(sql.LOCK, _LOCK)
+            if not await _stands(connection, collection):
+                raise _staging.replaced(collection)
             gone = await connection.fetchrow(sql.DELETE_DOCUMENT, *where)
             if gone is None:
                 return None
@@ -221,11 +225,10 @@ class PostgresqlLog:
 
     async def publish(self, collection: Collection, contents: Sequence[Content]) -> list[Document]:
         """Give documents, each of another name, their content: all or none, in one step."""
-        where = (collection.key.tenant, collection.id)
         async with self._database.transaction() as connection:
             batches = [await _stage(connection, collection, one.batch, one.last, one.vectors) for one in contents]
             await connection.execute(sql.LOCK, _LOCK)
-            if await connection.fetchrow(sql.COLLECTION_BY_ID, *where) is None:
+            if not await _stands(connection, collection):
                 raise went_away(collection, contents)
             return [
                 await _publish(connection, collection, content.document, batch)
@@ -263,6 +266,12 @@ class PostgresqlLog:
 async def open(url: Url) -> PostgresqlLog:
     """Open the log in the database of ``url``; its tables are made if they aren't there."""
     return PostgresqlLog(await postgresql.open(url, sql.SCHEMA))
+
+
+async def _stands(connection: Connection, collection: Collection) -> bool:
+    """Whether a collection is there, and under the name that it was read by: neither deleted nor moved."""
+    row = await connection.fetchrow(sql.COLLECTION_BY_ID, collection.key.tenant, collection.id)
+    return row is not None and to_collection(row).key == collection.key
 
 
 async def _stage(

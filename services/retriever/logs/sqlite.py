@@ -147,10 +147,12 @@ class SqliteLog:
         """The records of those of ``names`` that are there."""
 
         def ask(db: sqlite3.Connection) -> dict[str, Document]:
+            if not transactions.stands(db, collection):
+                return {}
             rows = (db.execute(sql.DOCUMENT, (collection.key.tenant, collection.id, name)).fetchone() for name in names)
             return {row["name"]: to_document(row) for row in rows if row is not None}
 
-        return await self._read(ask)
+        return await self._read(_snapshot(ask))
 
     async def list_documents(self, collection: Collection, after: str, limit: int) -> list[Document]:
         """Records by name, from the first name past ``after``."""
@@ -213,6 +215,8 @@ class SqliteLog:
         where = (collection.key.tenant, collection.id, name)
 
         def work(db: sqlite3.Connection) -> int | None:
+            if not transactions.stands(db, collection):
+                raise _staging.replaced(collection)
             row = db.execute(sql.DOCUMENT, where).fetchone()
             if row is None:
                 return None
@@ -235,7 +239,7 @@ class SqliteLog:
         rows = [chunk_rows(content.last, content.vectors) for content in contents]
 
         def work(db: sqlite3.Connection) -> list[Document]:
-            if db.execute(sql.COLLECTION_BY_ID, (collection.key.tenant, collection.id)).fetchone() is None:
+            if not transactions.stands(db, collection):
                 raise went_away(collection, contents)
             return [
                 transactions.publish(db, collection, content, last)

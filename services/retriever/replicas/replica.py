@@ -231,8 +231,9 @@ def next_state(state: State, changes: Changes, indexes: VectorIndexes) -> State:
     for collection_id, record in records.items():
         view = by_id.get(collection_id) or View.empty(record, indexes)
         by_id[collection_id] = view.changed(record, put[collection_id], gone[collection_id])
-    # Of two collections under one name the later has replaced the other.
-    return State(changes.sequence, {by_id[at].collection.key: by_id[at] for at in sorted(by_id)})
+    # Of two collections under one name the later has replaced the other; it may have been made before that one.
+    later_last = sorted(by_id.values(), key=lambda view: view.collection.sequence)
+    return State(changes.sequence, {view.collection.key: view for view in later_last})
 
 
 def _restructures(state: State, changes: Changes) -> bool:

@@ -46,7 +46,7 @@ from services.retriever.segments.view import View
 from services.retriever.types import Collection, CollectionKey
 
 _log = logging.getLogger(__name__)
-LAYOUT: Final = 1  # raise it with every change of what a segment or a manifest holds
+LAYOUT: Final = 2  # raise it with every change of what a segment or a manifest holds
 KEPT: Final = 2
 _MANIFEST: Final = "manifest-"
 _LOCK: Final = "lock"
