@@ -1,5 +1,7 @@
 """How long one answer of an upstream may take: to the first token, from token to token, in all.
 
+From token to token only the waiting counts: a reader who takes their time is not the server's silence.
+
 The caller's own deadline bounds all of them. Whose patience ended says the error: the caller's is DEADLINE_EXCEEDED,
 the operator's is MODEL_UNAVAILABLE, after which another model may answer.
 """
@@ -80,18 +82,20 @@ class Patience:
         self._caller = deadline.current()
         self._caller_end_s = None if self._caller is None else now_s + self._caller.remaining_s()
         self._end_s = now_s + timeouts.total_s
-        self._next_end_s = now_s + timeouts.first_token_s
+        self._first_end_s = now_s + timeouts.first_token_s
+        self._last_end_s = math.inf
+        self._silent_s = 0.0  # waited for since the last token
         self.begun = False
         """Whether the first token is there."""
 
     def heard(self) -> None:
         """A token came."""
         self.begun = True
-        self._next_end_s = self._loop.time() + self._timeouts.token_s
+        self._silent_s = 0.0
 
     def ending(self, seconds: float) -> None:
         """All that counts is there; what follows gets so long."""
-        self._next_end_s = min(self._next_end_s, self._loop.time() + seconds)
+        self._last_end_s = self._loop.time() + seconds
 
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
@@ -100,7 +104,9 @@ class Patience:
         Raises:
             WeftError: DEADLINE_EXCEEDED, MODEL_UNAVAILABLE.
         """
-        ours_s = min(self._next_end_s, self._end_s)
+        now_s = self._loop.time()
+        next_s = now_s + self._timeouts.token_s - self._silent_s if self.begun else self._first_end_s
+        ours_s = min(next_s, self._last_end_s, self._end_s)
         caller_s = self._caller_end_s
         limit = asyncio.timeout_at(ours_s if caller_s is None else min(ours_s, caller_s))
         try:
@@ -110,6 +116,8 @@ class Patience:
             if not limit.expired():
                 raise
             raise self._ended(ours_s) from None
+        finally:
+            self._silent_s += self._loop.time() - now_s
 
     def _ended(self, ours_s: float) -> WeftError:
         if self._caller is not None and self._caller_end_s is not None and self._caller_end_s <= ours_s:

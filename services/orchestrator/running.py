@@ -120,6 +120,7 @@ class Works:
                 finally:
                     outbox.close()
         except (Exception, asyncio.CancelledError) as exc:
+            cause = Moved()  # what readers are told if this is broken off, too
             cause = await self._settle(running, _cause_of(exc), ledger.deadline)
             if isinstance(exc, asyncio.CancelledError):
                 # TaskGroup's frame (before 3.13) holds the exception that holds the frame, and with it all of the

@@ -16,7 +16,7 @@ from mesh.context import CallContext
 from mesh.deadline import Deadline, LedgerRecorder
 from services.orchestrator.ports import Sessions
 from services.orchestrator.records import Entry
-from services.orchestrator.running import Works
+from services.orchestrator.running import Moved, Works
 from services.orchestrator.turn import Options
 from services.orchestrator.types import (
     Found,
@@ -298,6 +298,31 @@ async def test_work_that_is_stopped_before_its_first_step_gives_the_lease_back(t
         async with asyncio.timeout(4):
             await running.done.wait()
         await r.ask("another?", timeout_s=4)
+
+
+async def test_readers_of_work_that_is_broken_off_while_it_lets_go_are_told_that_it_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letting_go = asyncio.Event()
+
+    async def hangs(_lease: Any) -> None:
+        letting_go.set()
+        await asyncio.sleep(30)
+
+    async with replica(tmp_path) as r:
+        taken = await lease_of(r, "r1")
+        request = TurnRequest("acme", "s", "r1", "What is it?")
+        monkeypatch.setattr(r.sessions, "release", hangs)
+        running = Works(r.sessions, r.peers, Options(), trace.NoOpTracer()).start(
+            taken, request, LedgerRecorder(Deadline.after(5))
+        )
+        running.stop()
+        await asyncio.wait_for(letting_go.wait(), 4)
+        running.lose()
+        await asyncio.wait_for(running.done.wait(), 4)
+        with pytest.raises(Moved):
+            async for _ in running.broadcast.read(0):
+                pass
 
 
 async def test_a_stopping_replica_hands_its_turns_over(tmp_path: Path) -> None:

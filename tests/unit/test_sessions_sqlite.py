@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from mesh.plugins import Url
 from mesh.settings import load
 from services.orchestrator import codec
 from services.orchestrator.records import Entry, Limits, Opening, Taken
-from services.orchestrator.sessions import sqlite
+from services.orchestrator.sessions import _writer, sqlite
 from services.orchestrator.sessions._writer import Writer
 from services.orchestrator.settings import Settings
 from services.orchestrator.types import Finished, TextDelta
@@ -240,4 +242,43 @@ async def test_too_many_waiting_writes_are_refused_with_a_time_to_come_back(tmp_
     assert caught.value.retry_after_s
     release.set()
     await asyncio.gather(first, *waiting)
+    await writer.close()
+
+
+async def test_what_is_taken_back_is_never_refused_and_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_writer, "_MAX_WAITING", 2)
+    writer, loop = Writer(lambda: connect(tmp_path / "t.db")), asyncio.get_running_loop()
+    gates = [threading.Event() for _ in range(3)]
+    begun = [threading.Event() for _ in range(3)]
+
+    def waits(number: int, db: sqlite3.Connection) -> None:
+        begun[number].set()
+        insert(number)(db)
+        assert gates[number].wait(20)
+
+    first = asyncio.create_task(writer.run(partial(waits, 0)))
+    assert await asyncio.to_thread(begun[0].wait, 10)
+    leaving = asyncio.create_task(
+        writer.run(partial(waits, 1), abandoned=lambda _: lambda db: db.execute("DELETE FROM t WHERE rowid = 2"))
+    )
+    beside = asyncio.create_task(writer.run(lambda _db: "told"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    gates[0].set()
+    await first
+    assert await asyncio.to_thread(begun[1].wait, 10)
+    behind = asyncio.create_task(writer.run(partial(waits, 2)))
+    await asyncio.sleep(0)
+    gates[1].set()
+    assert begun[2].wait(10)  # blocks the loop: what was committed is not delivered before there is no room
+    for _ in range(2):
+        writer._add(_writer._Job(lambda _db: None, loop.create_future(), None))
+    async with asyncio.timeout(10):
+        assert await beside == "told"
+        gates[2].set()
+        await behind
+        while await writer.run(count) != 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     await writer.close()

@@ -58,9 +58,9 @@ class Writer:
             raise
         return result
 
-    def _add(self, job: _Job) -> None:
+    def _add(self, job: _Job, *, bounded: bool = True) -> None:
         with self._lock:
-            if len(self._waiting) >= _MAX_WAITING:
+            if bounded and len(self._waiting) >= _MAX_WAITING:
                 raise error(
                     Reason.OVERLOADED,
                     f"{_MAX_WAITING} writes to the session store are waiting already; try again later",
@@ -130,7 +130,8 @@ class Writer:
 
     def _take_back(self, job: _Job) -> None:
         if job.abandoned is not None and not isinstance(job.outcome, Exception):
-            self._add(_Job(job.abandoned(job.outcome), self._loop.create_future(), None))
+            # Never refused: there is at most one for each write, and who is told of the others would not be.
+            self._add(_Job(job.abandoned(job.outcome), self._loop.create_future(), None), bounded=False)
 
     async def close(self) -> None:
         """Commit what waits, then close the connection."""
