@@ -15,7 +15,7 @@ demo: $(VENV)/.runtime  ## bring the mesh up, ingest real documents, ask, show t
 	@$(BIN)/python -m weft_cli.demo
 
 test: $(VENV)/.dev  ## run every test; those that need a server which isn't installed say so
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 vllm: $(VENV)-vllm/.ready  ## install vLLM for this machine's CPU into .venv-vllm (2 GB)
 

@@ -3,7 +3,8 @@
 A list younger than ``fresh_s`` is taken as it is. An older one is still used while one refresh runs in the
 background, up to ``stale_s``; then a turn waits for the refresh. A refresh that failed is not tried again
 for as long as it took, ``retry_s`` at the most: with the tools service down, turns must not queue up behind
-its timeouts, and one that has just come up must be seen at once.
+its timeouts, and one that has just come up must be seen at once. In the first ``starting_s`` of this process it is
+tried again nearly at once: a mesh comes up in any order, and its first turn should find everybody.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ class Catalogue:
         stale_s: float = 300.0,
         retry_s: float = 2.0,
         timeout_s: float = 2.0,
+        starting_s: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tools = tools
         self._fresh_s, self._stale_s, self._retry_s = fresh_s, stale_s, retry_s
         self._timeout_s = timeout_s
         self._clock = clock
+        self._started_s = clock() + starting_s
         self._specs: tuple[ToolSpec, ...] = ()
         self._fetched_s = float("-inf")
         self._failure: WeftError | None = None
@@ -88,7 +91,8 @@ class Catalogue:
     def _failed(self, err: WeftError, begun_s: float) -> None:
         now_s = self._clock()
         self._failure = err
-        self._retry_from_s = now_s + min(self._retry_s, max(_QUICK_RETRY_S, now_s - begun_s))
+        longest_s = self._retry_s if now_s >= self._started_s else _QUICK_RETRY_S
+        self._retry_from_s = now_s + min(longest_s, max(_QUICK_RETRY_S, now_s - begun_s))
 
     async def close(self) -> None:
         """Stop a refresh that runs."""

@@ -42,7 +42,7 @@ class Listing:
 
 
 def catalogue(listing: Listing, clock: Clock, **times: float) -> Catalogue:
-    return Catalogue(listing, clock=clock, **times)  # type: ignore[arg-type]
+    return Catalogue(listing, clock=clock, **{"starting_s": 0.0, **times})  # type: ignore[arg-type]
 
 
 async def names(found: Catalogue) -> list[str]:
@@ -117,6 +117,21 @@ async def test_a_failure_that_took_long_is_not_waited_for_again_for_as_long() ->
         with pytest.raises(WeftError):
             await found.specs()
         assert listing.asked == asked
+
+
+async def test_while_the_mesh_comes_up_a_failure_is_not_held_against_the_service_however_long_it_took() -> None:
+    listing, clock = Listing(), Clock()
+    found = catalogue(listing, clock, starting_s=30.0)
+    listing.hold, listing.failure = asyncio.Event(), DOWN
+    asking = asyncio.create_task(found.specs())
+    await asyncio.sleep(0.01)
+    clock.now_s += 2.0
+    listing.hold.set()
+    with pytest.raises(WeftError):
+        await asking
+    clock.now_s += 0.25
+    listing.failure = None
+    assert await names(found) == ["calculator"]
 
 
 async def test_a_service_that_hangs_is_given_up_within_its_own_time() -> None:
