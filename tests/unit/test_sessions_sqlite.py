@@ -273,12 +273,13 @@ async def test_what_is_taken_back_is_never_refused_and_holds_up_nobody(
     await asyncio.sleep(0)
     gates[1].set()
     assert begun[2].wait(10)  # blocks the loop: what was committed is not delivered before there is no room
-    for _ in range(2):
-        writer._add(_writer._Job(lambda _db: None, loop.create_future(), None))
+    filling = [_writer._Job(lambda _db: None, loop.create_future(), None) for _ in range(2)]
+    for job in filling:
+        writer._add(job)
     async with asyncio.timeout(10):
         assert await beside == "told"
         gates[2].set()
-        await behind
+        await asyncio.gather(behind, *(job.future for job in filling))  # and there is room again
         while await writer.run(count) != 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await writer.close()
