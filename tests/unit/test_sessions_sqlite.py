@@ -280,6 +280,6 @@ async def test_what_is_taken_back_is_never_refused_and_holds_up_nobody(
         assert await beside == "told"
         gates[2].set()
         await asyncio.gather(behind, *(job.future for job in filling))  # and there is room again
-        while await writer.run(count) != 2:  # noqa: ASYNC110
+        while await writer.run(count) != 2:  # noqa: ASYNC110 - what is taken back rings no bell
             await asyncio.sleep(0.01)
     await writer.close()
