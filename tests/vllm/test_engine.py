@@ -140,8 +140,9 @@ async def test_twenty_of_twenty_broken_answers_go_on_as_if_nothing_had_happened(
 async def test_a_character_of_several_tokens_comes_whole_wherever_the_answer_broke_off(model: Model) -> None:
     answer = await told(model, asking())
     assert all("\ufffd" not in piece.text for piece in answer.pieces)
-    assert any(SPELT.decode() in piece.text and len(piece.token_ids) >= len(SPELT) for piece in answer.pieces)
+    # Not which piece has which of its tokens: a reader that was busy gets several steps at once, cut anywhere.
     before = answer.text.index(SPELT.decode())
+    assert len(set(answer.token_ids[SPELT_AT : SPELT_AT + len(SPELT)])) == len(SPELT)
     for tokens in range(SPELT_AT, SPELT_AT + len(SPELT) + 1):
         rest = await told(model, asking(resume=answer.broken(tokens, before), max_tokens=SPELT_AT + 8))
         assert answer.text.startswith(answer.text[:before] + rest.text)
