@@ -178,7 +178,7 @@ def test_more_pages_than_allowed_are_refused_with_both_figures() -> None:
 
 
 def test_a_packed_document_may_unpack_to_so_many_times_its_size_and_a_small_one_to_32_mib() -> None:
-    blanks = documents.zipped({"word/document.xml": b"<w>" + b" " * (40 << 20)})
+    blanks = documents.zipped({"word/document.xml": b"<w>", "word/styles.xml": b" " * (40 << 20)})
     for ratio, allowed in ((100, 32 << 20), (1_000, 1_000 * len(blanks))):
         err = refusal(blanks, reading.DOCX, max_expansion_ratio=ratio)
         assert (err.reason, err.metadata["limit"]) == ("DOCUMENT_TOO_LARGE", "expanded_bytes")
