@@ -50,6 +50,7 @@ LOCK_TIMEOUT_S: Final = 5.0
 STATEMENT_TIMEOUT_S: Final = 30.0
 ANSWER_TIMEOUT_S: Final = 35.0  # for a server that hangs itself
 IDLE_IN_TRANSACTION_S: Final = 10.0
+NOW: Final = "extract(epoch FROM clock_timestamp())::float8"  # the server's clock, in SQL: one for all of its clients
 _RECONNECT_S: Final = 0.25
 _KEEPALIVE_S: Final = 15.0
 _CLOSE_S: Final = 2.0

@@ -39,6 +39,7 @@ class Content:
     last: Sequence[Chunk]
     vectors: Vectors  # of the last
     batch: int | None = None  # staged before
+    copied: bool = False  # it stands like this in another collection: when it arrived decides nothing here
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +140,24 @@ class Log(Protocol):
     async def stage(self, collection: Collection, batch: int | None, chunks: Sequence[Chunk], vectors: Vectors) -> int:
         """Put chunks into a batch that nobody sees yet; ``batch`` None begins one. Returns the batch."""
 
-    async def publish(self, collection: Collection, contents: Sequence[Content]) -> list[Document]:
+    async def publish(self, collection: Collection, contents: Sequence[Content]) -> list[Document | None]:
         """Give documents, each of another name, their content: all or none, in one step.
 
-        Returns the records as they now stand: a document's former one where that has the same content.
+        What arrived last stands: an upload that was worked off later than one that arrived after it, or than the
+        deletion of its document, changes nothing. Deletions are known for ``DELETED_LIFE_S``; an ``arrived_s`` of 0
+        is after all of them.
+
+        Returns the records as they now stand: a document's former one where that has the same content or arrived
+        later, None where it was deleted later.
 
         Raises:
             WeftError: COLLECTION_NOT_FOUND when the collection went away meanwhile.
+        """
+
+    async def confirm(self, collection: Collection, documents: Sequence[Document]) -> list[bool]:
+        """Note of documents that they arrived again, in ``arrived_s``, as these records say that they are.
+
+        Returns of each whether it does stand like that still; nothing is noted of the others.
         """
 
     async def discard(self, batch: int) -> None:

@@ -76,6 +76,7 @@ class Document:
     metadata: Mapping[str, object] = field(default_factory=dict)
     updated_s: float = 0.0
     sequence: int = 0
+    arrived_s: float = 0.0  # when its upload came in, by the store's clock: the latest of its source stands
 
     def same_content(self, other: Document) -> bool:
         """Whether taking ``other`` in would change nothing: the same bytes under the same description."""

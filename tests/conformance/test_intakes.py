@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -27,7 +28,7 @@ async def test_documents_are_listed_as_they_came_and_their_outcomes_stay(stores:
     ]
     assert await put(one, *sent) == [True, False, True]
     listed = await other.items(T, J, 0, 10)
-    assert [replace(there, error=None) for there in listed] == [
+    assert [replace(there, error=None, arrived_s=0) for there in listed] == [
         replace(there, upload=upload, error=None) for there in sent
     ]
     assert listed[1].error is not None
@@ -115,23 +116,18 @@ async def test_a_worker_with_an_older_fence_can_settle_nothing(stores: tuple[Sto
     await settle(other, item(1), fence=2)
 
 
-async def test_an_older_version_is_superseded_once_a_later_one_is_in(stores: tuple[Store, Store]) -> None:
+async def test_documents_have_the_time_at_which_they_first_came(stores: tuple[Store, Store]) -> None:
     one, other = stores[0].intake, stores[1].intake
     later = "b" * 32
-    await begin(one)
-    await begin(one, later)
-    strange = await one.begin("stranger", later, SENDER, "c")
-    await put(one, item(1, "doc.txt"))
-    await put(one, item(1, "doc.txt"), job=later)
-    await one.put("stranger", later, strange, [item(1, "doc.txt")])
-    await one.settle("stranger", later, 1, [item(1, "doc.txt", upload=strange, outcome=Outcome.INDEXED)])
-    assert await other.superseded(T, J, [1, 2]) == set()
-    await settle(one, item(1, "doc.txt"), Outcome.FAILED, later)
-    assert await other.superseded(T, J, [1, 2]) == set()
-    await settle(one, item(1, "doc.txt"), Outcome.UNCHANGED, later)
-    assert await other.superseded(T, J, [1, 2]) == {1}
-    await settle(one, item(1, "doc.txt"), Outcome.INDEXED)
-    assert await other.superseded(T, later, [1]) == set()
+    for job, number in ((J, 1), (later, 1), (J, 2)):
+        await begin(one, job)
+        await put(one, item(number), job=job)
+        await asyncio.sleep(0.002)
+    (first, third), (second,) = await other.items(T, J, 0, 9), await other.items(T, later, 0, 9)
+    assert abs(first.arrived_s - time.time()) < 60
+    assert first.arrived_s < second.arrived_s < third.arrived_s
+    await put(other, item(1))  # again
+    assert (await one.items(T, J, 0, 1))[0] == first
 
 
 async def test_waiting_bytes_are_those_of_documents_not_settled(stores: tuple[Store, Store]) -> None:

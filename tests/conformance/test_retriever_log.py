@@ -1,57 +1,22 @@
-"""What every change log keeps. A backend joins by adding an opener to ``BACKENDS``.
-
-Two logs opened by one URL are what two replicas have.
-"""
+"""What every change log keeps. See `test_log_arrivals.py` for which of two versions stands."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mesh import plugins
-from mesh.plugins import Url
 from services.retriever.ports import Changes, Content, Log
-from services.retriever.types import Collection, CollectionKey
-from tests.support.postgresql import PostgresqlServer, postgresql_server  # noqa: F401 - a fixture
+from services.retriever.types import CollectionKey
+from tests.support.logs import collection, logs, url
+from tests.support.postgresql import postgresql_server
 from tests.support.retrieval import DIMENSION, KEY, cut, put, record
 from weft.errors import WeftError
 
-BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
+__all__ = ["logs", "postgresql_server", "url"]
 LONG = "\n\n".join(f"Paragraph {number} speaks at some length of one thing. " * 12 for number in range(12))
-
-
-@pytest.fixture(params=BACKENDS)
-async def url(request: pytest.FixtureRequest, tmp_path: Path) -> Url:
-    """A store with nothing in it."""
-    if request.param == "sqlite":
-        return Url.parse(f"sqlite:///{tmp_path}")
-    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
-    return Url.parse(await server.make_database())
-
-
-async def opened(url: Url) -> Log:
-    log: Log = await plugins.load("services.retriever.logs", url).open(url)
-    return log
-
-
-@pytest.fixture
-async def logs(url: Url) -> AsyncIterator[tuple[Log, Log]]:
-    """Two logs of one store."""
-    async with AsyncExitStack() as stack:
-        one, other = await opened(url), await opened(url)
-        for log in (one, other):
-            stack.push_async_callback(log.close)
-        yield one, other
-
-
-async def collection(log: Log, key: CollectionKey = KEY) -> Collection:
-    return await log.create_collection(key, "bag:", "bag:", DIMENSION)
 
 
 async def test_a_new_log_has_an_identity_that_its_replicas_share(logs: tuple[Log, Log]) -> None:

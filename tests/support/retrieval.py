@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -90,12 +91,19 @@ def record(source: str, text: str, chunks: Sequence[Chunk]) -> Document:
     )
 
 
+def content(source: str, text: str, embedder: Embedder, arrived_s: float = 0.0) -> Content:
+    """A text as a document that wants to be published."""
+    chunks = cut(text)
+    document = replace(record(source, text, chunks), arrived_s=arrived_s)
+    return Content(document, chunks, embedder.embed([piece.text for piece in chunks]))
+
+
 async def put(log: Log, collection: Collection, source: str, text: str, embedder: Embedder | None = None) -> Document:
     """Publish a text as a document, with the collection's own embedder unless told."""
-    chunks = cut(text)
     embedder = embedder or opener(OPENERS, collection.embedder)
-    vectors = embedder.embed([piece.text for piece in chunks])
-    return (await log.publish(collection, [Content(record(source, text, chunks), chunks, vectors)]))[0]
+    (there,) = await log.publish(collection, [content(source, text, embedder)])
+    assert there is not None
+    return there
 
 
 class House:

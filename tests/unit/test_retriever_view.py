@@ -83,7 +83,17 @@ def test_after_any_changes_a_view_answers_as_one_built_anew(
 
 def test_what_goes_in_comes_out_with_every_field() -> None:
     document = Document(
-        "naïve", "dir/naïve.md", "Größe 大", "text/markdown", "ab" * 32, 12, 2, {"n": 1.5, "list": ["ü", None]}, 0.1, 99
+        "naïve",
+        "dir/naïve.md",
+        "Größe 大",
+        "text/markdown",
+        "ab" * 32,
+        12,
+        2,
+        {"n": 1.5, "list": ["ü", None]},
+        0.1,
+        99,
+        3.5,
     )
     chunks = (Chunk(0, "first 💡", 0, 8, (), 0), Chunk(1, "second", 1 << 30, (1 << 30) + 6, ("A", "B"), 12))
     view = view_of(StoredDocument(KEY, 1, document, chunks, BagOfWords().embed(["a", "b"])))

@@ -14,9 +14,9 @@ from mesh.jobs.queues import sqlite
 from services.retriever.ingest import ingesting
 from services.retriever.ingest.uploads import Item
 from services.retriever.intakes import sqlite as intakes
-from services.retriever.types import CollectionKey, Outcome
+from services.retriever.types import CollectionKey, Outcome, document_name
 from tests.support.retriever_server import Served, failure, header, parts, served, start
-from weft.errors import Reason, WeftError
+from weft.errors import Reason, WeftError, error
 from weft.jobs.v1 import jobs_pb2
 from weft.retriever.v1 import retriever_pb2 as pb
 
@@ -256,14 +256,51 @@ async def test_a_full_queue_is_refused_and_says_when_to_come_again(tmp_path: Pat
         assert (await retriever.ingest({"late.txt": "text"})).finished.documents == 1
 
 
-async def test_one_source_from_two_ingests_ends_as_the_later_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("newer", ["the newer version", "as it was"], ids=["changed", "unchanged"])
+async def test_one_source_from_two_ingests_ends_as_the_later_one(
+    newer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, older_is_through = intakes.SqliteIntake.settle, asyncio.Event()
+
+    async def late(self: intakes.SqliteIntake, tenant: str, job: str, fence: int, items: Sequence[Item]) -> None:
+        if (items[0].number, items[0].source) == (1, "same.txt"):
+            await older_is_through.wait()
+        await settle(self, tenant, job, fence, items)
+
     async with served(tmp_path) as retriever:
+        await retriever.ingest({"same.txt": "as it was"})
+        monkeypatch.setattr(intakes.SqliteIntake, "settle", late)
         slow = await retriever.ingest(LONG | {"same.txt": "the older version"}, detach=True)
-        quick = await retriever.ingest({"same.txt": "the newer version"})
-        assert quick.progress[0].outcome == INDEXED
-        assert result(await ended(retriever, slow.finished.job)).documents == 61
-        response = await retriever.search("older newer version", min_epoch=quick.finished.epoch)
-        assert [hit.passage.text for hit in response.hits] == ["the newer version"]
+        quick = await retriever.ingest({"same.txt": newer}, detach=True)
+        older = result(await ended(retriever, slow.finished.job))
+        assert (older.documents, older.unchanged) == (61, 1)
+        older_is_through.set()
+        epoch = result(await ended(retriever, quick.finished.job)).epoch
+        response = await retriever.search("older newer version as it was", min_epoch=epoch)
+        assert [hit.passage.text for hit in response.hits] == [newer]
+
+
+async def test_a_document_deleted_before_its_ingest_is_through_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = intakes.SqliteIntake.settle
+    async with served(tmp_path) as retriever:
+
+        async def deleted_and_away(*_: object) -> None:
+            """It is there by now; somebody deletes it; then the store fails, and the job is tried again."""
+            monkeypatch.setattr(intakes.SqliteIntake, "settle", settle)
+            name = f"collections/default/documents/{document_name('a.txt')}"
+            await retriever.stub.DeleteDocument(pb.DeleteDocumentRequest(name=name), timeout=5)
+            raise error(Reason.DEPENDENCY_UNAVAILABLE, "the disk is full")
+
+        monkeypatch.setattr(intakes.SqliteIntake, "settle", deleted_and_away)
+        answer = await retriever.ingest({"a.txt": "text", "b.txt": "another text"})
+        assert await listed(retriever) == ["b.txt"]
+        assert (answer.progress[0].outcome, answer.progress[0].chunks) == (UNCHANGED, 0)
+        assert (answer.finished.documents, answer.finished.chunks) == (2, 1)
+        assert (await only_job(retriever)).attempts == 2
+        await retriever.ingest({"a.txt": "text"})
+        assert await listed(retriever) == ["a.txt", "b.txt"]
 
 
 async def test_what_an_ingest_does_is_one_trace(tmp_path: Path) -> None:

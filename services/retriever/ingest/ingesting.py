@@ -7,8 +7,8 @@ The job begins with the first document and goes on while others are still being 
 is complete and all are settled. Small documents that wait go through this by the group: a group is published in
 one step and settled in one. While one group is published the next two are being prepared: three are in memory. A
 document that can't be read fails alone. The same source twice in an upload is prepared the second time only
-after the first was published, so the last one wins; and where another ingest brought a later version in already,
-the older one leaves it alone.
+after the first was published, so the last one wins. Between ingests the log decides, and between an ingest and a
+deletion: what arrived last stands, whenever it is worked off.
 
 Whoever takes the job over begins at the first document that is not settled. One that was published but not
 settled any more is recognised by its content, so nothing is there twice. A worker that lost its lease
@@ -260,30 +260,29 @@ class _Run:
         """The documents with what became of them; those that are ready are published."""
         pairs = [*zip(items, results, strict=True)]
         ready = [(item, result) for item, result in pairs if isinstance(result, Content)]
-        settled = {item.number: item for item in await self._publish(ready, collection)} if collection and ready else {}
-        for item, result in pairs:
-            if isinstance(result, Document):
-                settled[item.number] = _taken(item, Outcome.UNCHANGED, result)
-            elif isinstance(result, WeftError):
-                settled[item.number] = _failed(item, result)
-        return [settled[item.number] for item in items]
+        known = [(item, result) for item, result in pairs if isinstance(result, Document)]
+        settled = [_failed(item, result) for item, result in pairs if isinstance(result, WeftError)]
+        if collection and ready:
+            settled += await self._published(ready, collection)
+        if collection and known:
+            settled += await self._confirmed(known, collection)
+        return sorted(settled, key=lambda item: item.number)
 
-    async def _publish(self, ready: Sequence[tuple[Item, Content]], collection: Collection) -> list[Item]:
-        numbers = [item.number for item, _ in ready]
-        older = await self._intake.superseded(self._job.tenant, self._job.id, numbers)
-        settled = []
-        for item, content in ready:
-            if item.number in older:
-                later = await self._log.get_document(collection, content.document.name)
-                settled.append(_taken(item, Outcome.UNCHANGED, later or content.document))
-        newest = [(item, content) for item, content in ready if item.number not in older]
-        return settled + (await self._published(newest, collection) if newest else [])
+    async def _confirmed(self, known: Sequence[tuple[Item, Document]], collection: Collection) -> list[Item]:
+        """What arrived again as it is there. What is another by now is prepared anew."""
+        items, documents = zip(*known, strict=True)
+        self._running.check()
+        stand = await self._log.confirm(collection, documents)
+        changed = [item for item, stands in zip(items, stand, strict=True) if not stands]
+        settled = await self._settled(changed, *await self._prepare(changed)) if changed else []
+        pairs = zip(items, documents, stand, strict=True)
+        return settled + [_taken(item, Outcome.UNCHANGED, record) for item, record, stands in pairs if stands]
 
-    async def _published(self, newest: Sequence[tuple[Item, Content]], collection: Collection) -> list[Item]:
-        items, contents = zip(*newest, strict=True)
+    async def _published(self, ready: Sequence[tuple[Item, Content]], collection: Collection) -> list[Item]:
+        items, contents = zip(*ready, strict=True)
         try:
             records = await self._preparer.publish(collection, contents, self._running.check)
-            return [_taken(item, Outcome.INDEXED, record) for item, record in zip(items, records, strict=True)]
+            return [_published(item, record) for item, record in zip(items, records, strict=True)]
         except WeftError as err:
             if err.reason in PASSING:
                 raise
@@ -291,7 +290,7 @@ class _Run:
                 if await self._moved(collection):
                     return await self._settled(items, *await self._prepare(items))
             elif len(items) > 1:  # one of them is to blame
-                return [item for pair in newest for item in await self._published([pair], collection)]
+                return [item for pair in ready for item in await self._published([pair], collection)]
             return [_failed(item, err) for item in items]
 
     async def _moved(self, before: Collection) -> bool:
@@ -348,6 +347,14 @@ def _failed(item: Item, failure: WeftError) -> Item:
 
 def _taken(item: Item, outcome: Outcome, record: Document) -> Item:
     return replace(item, outcome=outcome, chunks=record.chunk_count, sequence=record.sequence)
+
+
+def _published(item: Item, record: Document | None) -> Item:
+    """Where something of the same source came after it, and was worked off before it, that stands: nothing changed."""
+    if record is None:
+        return replace(item, outcome=Outcome.UNCHANGED)
+    later = record.arrived_s > item.arrived_s
+    return _taken(item, Outcome.UNCHANGED if later else Outcome.INDEXED, record)
 
 
 def _incomplete(job: Job, received: int) -> WeftError:

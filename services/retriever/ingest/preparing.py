@@ -64,9 +64,10 @@ class Preparer:
                 if isinstance(data, WeftError):
                     raise data
                 kind = reading.mime_type(item.source, item.mime_type, data)
-                document = Document(name, item.source, item.title, kind, item.sha256, len(data), metadata=item.metadata)
+                described = (name, item.source, item.title, kind, item.sha256, len(data))
+                document = Document(*described, metadata=item.metadata, arrived_s=item.arrived_s)
                 if name in there and there[name].same_content(document):
-                    results.append(there[name])
+                    results.append(replace(there[name], arrived_s=item.arrived_s))
                     continue
                 title, chunks = await self._parsers.parse(data, kind, reading.charset(item.mime_type))
                 document = replace(document, title=item.title or title)
@@ -98,8 +99,8 @@ class Preparer:
 
     async def publish(
         self, collection: Collection, contents: Sequence[Content], check: Callable[[], None]
-    ) -> list[Document]:
-        """Make them what searches find; returns the records as they now stand.
+    ) -> list[Document | None]:
+        """Make them what searches find; returns the records as they now stand, see ``Log.publish``.
 
         Raises:
             WeftError: COLLECTION_NOT_FOUND when the collection went away meanwhile.

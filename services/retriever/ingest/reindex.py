@@ -22,7 +22,7 @@ import asyncio
 import contextlib
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mesh.jobs import Job, Jobs, JobState, Submission
@@ -31,7 +31,7 @@ from services.retriever.embedding import Embedders
 from services.retriever.errors import unknown_collection
 from services.retriever.ingest.preparing import Preparer
 from services.retriever.ports import Embedder, Log
-from services.retriever.types import Collection, CollectionKey, Epoch
+from services.retriever.types import Collection, CollectionKey, Document, Epoch
 from weft.errors import Reason, WeftError, error
 
 KIND: Final = "reindex"
@@ -188,7 +188,7 @@ class _Copy:
         while page := await self._log.list_documents(self.old, after, _PAGE):
             for document in page:
                 there = await self._log.get_document(self.new, document.name)
-                if there is None or not there.same_content(document):
+                if not _is_copy(there, document):
                     await self._one(document.name)
                 self._done += 1
                 self._tell(document.source)
@@ -217,13 +217,18 @@ class _Copy:
             await self._log.delete_document(self.new, name)
             return
         there = await self._log.get_document(self.new, name)
-        if there is not None and there.same_content(stored.document):
+        if _is_copy(there, stored.document):
             return
         content = await self._preparer.embed(
             self.new, self._embedder, stored.document, stored.chunks, self._running.check
         )
-        await self._preparer.publish(self.new, [content], self._running.check)
+        await self._preparer.publish(self.new, [replace(content, copied=True)], self._running.check)
 
     def _tell(self, source: str) -> None:
         total = max(self._done, self.old.document_count)
         self._running.progress(self._done, total, "documents", source[-80:])
+
+
+def _is_copy(there: Document | None, original: Document) -> bool:
+    """Whether a document stands as the original does. One that was deleted and came again arrived at another time."""
+    return there is not None and replace(there, sequence=original.sequence, updated_s=original.updated_s) == original

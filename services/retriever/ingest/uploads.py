@@ -102,6 +102,7 @@ class Item:
     sequence: int = 0  # of the log, from which on it is searchable
     error: WeftError | None = None
     upload: str = ""  # by whose name its bytes lie; set when it is listed
+    arrived_s: float = 0.0  # when it was listed, by the store's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +182,6 @@ class Intake(Protocol):
         Raises:
             Fenced: a higher one was seen, or the upload of one of them was let go.
         """
-
-    async def superseded(self, tenant: str, job: str, numbers: Sequence[int]) -> set[int]:
-        """Those of which a document of the same source that came in later, by another job, is indexed already."""
 
     async def waiting_bytes(self) -> int:
         """Bytes in the blob store that wait, of all tenants."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from mesh.postgresql import Schema
+from mesh.postgresql import NOW, Schema
 
 CHANNEL: Final = "weft_intake"
-_NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
 
 SCHEMA: Final = Schema(
     "weft_intake",
     "the list of uploads",
-    version=2,
+    version=3,
     statements=(
         """CREATE TABLE weft_intake.uploads (
             place bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -31,15 +30,12 @@ SCHEMA: Final = Schema(
             UNIQUE (tenant, job)
         ) WITH (fillfactor = 50)""",
         "CREATE INDEX held ON weft_intake.uploads (place) WHERE held",
-        # arrival orders documents over all ingests; name is the document's, made of its source.
-        """CREATE TABLE weft_intake.items (
-            arrival bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        f"""CREATE TABLE weft_intake.items (
             tenant text NOT NULL,
             job text NOT NULL,
             number integer NOT NULL,
             upload text NOT NULL,
-            collection text NOT NULL,
-            name text NOT NULL,
+            arrived_s float8 NOT NULL DEFAULT {NOW},
             source text NOT NULL,
             title text NOT NULL,
             mime_type text NOT NULL,
@@ -51,23 +47,22 @@ SCHEMA: Final = Schema(
             chunks integer NOT NULL DEFAULT 0,
             sequence bigint NOT NULL DEFAULT 0,
             error bytea,
-            UNIQUE (tenant, job, number)
+            PRIMARY KEY (tenant, job, number)
         )""",
-        "CREATE INDEX by_name ON weft_intake.items (tenant, collection, name, arrival)",
         "CREATE INDEX waiting ON weft_intake.items (held_bytes) WHERE held_bytes > 0",
     ),
 )
 
-UPLOAD: Final = f"SELECT *, {_NOW} AS now_s FROM weft_intake.uploads WHERE tenant = $1 AND job = $2"
+UPLOAD: Final = f"SELECT *, {NOW} AS now_s FROM weft_intake.uploads WHERE tenant = $1 AND job = $2"
 HOLD: Final = UPLOAD + " FOR UPDATE"
 BEGIN: Final = f"""
-INSERT INTO weft_intake.uploads AS there (tenant, job, collection, sender, sign_s) VALUES ($1, $2, $3, $4, {_NOW})
+INSERT INTO weft_intake.uploads AS there (tenant, job, collection, sender, sign_s) VALUES ($1, $2, $3, $4, {NOW})
 ON CONFLICT (tenant, job) DO UPDATE
     SET sender = excluded.sender, sign_s = excluded.sign_s, broken = false, held = true
 RETURNING *, sign_s AS now_s"""
-SIGN: Final = f"UPDATE weft_intake.uploads SET sign_s = {_NOW} WHERE tenant = $1 AND job = $2 AND sender = $3"
+SIGN: Final = f"UPDATE weft_intake.uploads SET sign_s = {NOW} WHERE tenant = $1 AND job = $2 AND sender = $3"
 RECEIVED: Final = f"""
-UPDATE weft_intake.uploads SET sign_s = {_NOW}, count = greatest(count, $3), held = true
+UPDATE weft_intake.uploads SET sign_s = {NOW}, count = greatest(count, $3), held = true
 WHERE tenant = $1 AND job = $2"""
 COMPLETE: Final = "UPDATE weft_intake.uploads SET total = $3, broken = false WHERE tenant = $1 AND job = $2"
 BREAK_OFF: Final = """
@@ -87,22 +82,17 @@ WHERE tenant = $3 AND job = $4"""
 HELD: Final = "SELECT * FROM weft_intake.uploads WHERE held AND place > $1 ORDER BY place LIMIT $2"
 SWEEP: Final = f"""
 DELETE FROM weft_intake.uploads WHERE place IN (
-    SELECT place FROM weft_intake.uploads WHERE NOT held AND sign_s < {_NOW} - $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
+    SELECT place FROM weft_intake.uploads WHERE NOT held AND sign_s < {NOW} - $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING tenant, job"""
 FORGET_ITEMS: Final = "DELETE FROM weft_intake.items WHERE tenant = $1 AND job = $2"
 ITEMS: Final = """
 SELECT * FROM weft_intake.items WHERE tenant = $1 AND job = $2 AND number > $3 ORDER BY number LIMIT $4"""
 PUT: Final = """
-INSERT INTO weft_intake.items (tenant, job, number, upload, collection, name, source, title, mime_type, metadata,
+INSERT INTO weft_intake.items (tenant, job, number, upload, source, title, mime_type, metadata,
     sha256, size_bytes, held_bytes, outcome, error)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"""
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
 SETTLE: Final = """
 UPDATE weft_intake.items SET held_bytes = 0, outcome = $4, chunks = $5, sequence = $6, error = $7
 WHERE tenant = $1 AND job = $2 AND number = $3"""
-SUPERSEDED: Final = """
-SELECT DISTINCT mine.number
-FROM weft_intake.items AS mine JOIN weft_intake.items AS later USING (tenant, collection, name)
-WHERE tenant = $1 AND mine.job = $2 AND mine.number = any($3::integer[]) AND later.arrival > mine.arrival
-    AND later.job <> mine.job AND later.outcome IN ('INDEXED', 'UNCHANGED')"""
 LISTED: Final = "SELECT count(*) FROM weft_intake.items WHERE tenant = $1 AND job = $2"
 WAITING_BYTES: Final = "SELECT coalesce(sum(held_bytes), 0)::bigint FROM weft_intake.items WHERE held_bytes > 0"

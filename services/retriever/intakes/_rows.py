@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from services.retriever.ingest.uploads import Fenced, Held, Item, Receipt, let_go_meanwhile
-from services.retriever.types import Outcome, document_name
+from services.retriever.types import Outcome
 from weft.common.v1 import error_pb2
 from weft.errors import Reason, WeftError, error, from_proto, to_proto
 
@@ -96,12 +96,12 @@ def still_held(held: Held, upload: Row | None) -> bool:
     return upload is not None and upload["held"] and to_held(upload) == held
 
 
-def to_row(tenant: str, job: str, upload: str, collection: str, item: Item) -> tuple[object, ...]:
-    """For ``PUT``. What has its outcome already holds no bytes."""
+def to_row(tenant: str, job: str, upload: str, item: Item) -> tuple[object, ...]:
+    """For ``PUT``, but for the time. What has its outcome already holds no bytes."""
     outcome = item.outcome.name if item.outcome else None
     metadata = json.dumps(item.metadata, ensure_ascii=False, sort_keys=True)
     return (
-        *(tenant, job, item.number, upload, collection, document_name(item.source), item.source),
+        *(tenant, job, item.number, upload, item.source),
         *(item.title, item.mime_type, metadata, item.sha256, item.size_bytes),
         *(0 if outcome else item.size_bytes, outcome, error_bytes(item.error)),
     )
@@ -126,6 +126,7 @@ def to_item(row: Row) -> Item:
         sha256=row["sha256"],
         size_bytes=row["size_bytes"],
         upload=row["upload"],
+        arrived_s=row["arrived_s"],
         title=row["title"],
         mime_type=row["mime_type"],
         metadata=json.loads(row["metadata"]),

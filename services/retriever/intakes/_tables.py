@@ -8,7 +8,7 @@ from mesh.database import Schema
 
 SCHEMA: Final = Schema(
     name="the list of uploads",
-    version=2,
+    version=3,
     statements=(
         """CREATE TABLE uploads (
             place INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -27,15 +27,12 @@ SCHEMA: Final = Schema(
         )""",
         "CREATE UNIQUE INDEX uploads_by_job ON uploads (tenant, job)",
         "CREATE INDEX uploads_held ON uploads (place) WHERE held",
-        # arrival orders documents over all ingests; name is the document's, made of its source.
         """CREATE TABLE items (
-            arrival INTEGER PRIMARY KEY AUTOINCREMENT,
             tenant TEXT NOT NULL,
             job TEXT NOT NULL,
             number INTEGER NOT NULL,
             upload TEXT NOT NULL,
-            collection TEXT NOT NULL,
-            name TEXT NOT NULL,
+            arrived_s REAL NOT NULL,
             source TEXT NOT NULL,
             title TEXT NOT NULL,
             mime_type TEXT NOT NULL,
@@ -49,7 +46,6 @@ SCHEMA: Final = Schema(
             error BLOB
         )""",
         "CREATE UNIQUE INDEX items_by_number ON items (tenant, job, number)",
-        "CREATE INDEX items_by_name ON items (tenant, collection, name, arrival)",
         "CREATE INDEX items_held ON items (held_bytes) WHERE held_bytes > 0",
     ),
     remedy="move it away and send again what was being ingested; what is in stays in",
@@ -79,17 +75,12 @@ OLD: Final = "SELECT tenant, job FROM uploads WHERE NOT held AND sign_s < ? LIMI
 ITEM: Final = "SELECT * FROM items WHERE tenant = ? AND job = ? AND number = ?"
 ITEMS: Final = "SELECT * FROM items WHERE tenant = ? AND job = ? AND number > ? ORDER BY number LIMIT ?"
 PUT: Final = (
-    "INSERT INTO items (tenant, job, number, upload, collection, name, source, title, mime_type, metadata, sha256, "
-    "size_bytes, held_bytes, outcome, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO items (arrived_s, tenant, job, number, upload, source, title, mime_type, metadata, sha256, "
+    "size_bytes, held_bytes, outcome, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 SETTLE: Final = (
     "UPDATE items SET held_bytes = 0, outcome = ?, chunks = ?, sequence = ?, error = ? "
     "WHERE tenant = ? AND job = ? AND number = ?"
-)
-SUPERSEDED: Final = (
-    "SELECT 1 FROM items AS mine JOIN items AS later USING (tenant, collection, name) "
-    "WHERE mine.tenant = ? AND mine.job = ? AND mine.number = ? AND later.arrival > mine.arrival "
-    "AND later.job != mine.job AND later.outcome IN ('INDEXED', 'UNCHANGED') LIMIT 1"
 )
 LISTED: Final = "SELECT count(*) FROM items WHERE tenant = ? AND job = ?"
 WAITING_BYTES: Final = "SELECT coalesce(sum(held_bytes), 0) FROM items WHERE held_bytes > 0"

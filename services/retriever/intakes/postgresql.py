@@ -129,11 +129,6 @@ class PostgresqlIntake:
             await connection.executemany(sql.SETTLE, [(tenant, job, item.number, *fate(item)) for item in items])
             await self._bell.ring(connection)
 
-    async def superseded(self, tenant: str, job: str, numbers: Sequence[int]) -> set[int]:
-        """Those of which a document of the same source that came in later, by another job, is indexed already."""
-        async with self._database.connection() as connection:
-            return {row["number"] for row in await connection.fetch(sql.SUPERSEDED, tenant, job, numbers)}
-
     # -- for the sweep --------------------------------------------------------------------------------
 
     async def held(self, after: int, limit: int) -> list[Held]:
@@ -190,7 +185,7 @@ async def _add(
         if before is None:
             if row["total"] is not None and item.number > row["total"]:
                 raise reused(job, f"it had {row['total']} documents then, and has more now")
-            new.append(to_row(tenant, job, upload, row["collection"], item))
+            new.append(to_row(tenant, job, upload, item))
         elif content(to_item(before)) != content(item):
             raise reused(job, f"document {item.number} is {item.source[:80]!r} with another content now")
     await connection.executemany(sql.PUT, new)

@@ -77,7 +77,7 @@ class SqliteIntake:
                 return there["outcome"] is None
             if row["total"] is not None and item.number > row["total"]:
                 raise reused(job, f"it had {row['total']} documents then, and has more now")
-            db.execute(sql.PUT, to_row(tenant, job, upload, row["collection"], item))
+            db.execute(sql.PUT, (self._now_s(), *to_row(tenant, job, upload, item)))
             return item.outcome is None
 
         def work(db: sqlite3.Connection) -> list[bool]:
@@ -144,14 +144,6 @@ class SqliteIntake:
             db.executemany(sql.SETTLE, [(*fate(item), tenant, job, item.number) for item in items])
 
         await self._db.write(work)
-
-    async def superseded(self, tenant: str, job: str, numbers: Sequence[int]) -> set[int]:
-        """Those of which a document of the same source that came in later, by another job, is indexed already."""
-
-        def work(db: sqlite3.Connection) -> set[int]:
-            return {n for n in numbers if db.execute(sql.SUPERSEDED, (tenant, job, n)).fetchone() is not None}
-
-        return await self._db.read(work)
 
     # -- for the sweep --------------------------------------------------------------------------------
 

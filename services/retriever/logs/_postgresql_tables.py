@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from mesh.postgresql import Schema
+from mesh.postgresql import NOW, Schema
 
 CHANNEL: Final = "weft_log"  # a NOTIFY with the sequence number, at each commit that took one
 
 SCHEMA: Final = Schema(
     "weft_log",
     "the change log",
-    version=1,
+    version=2,
     statements=(
         # One row: the last number given out.
         "CREATE TABLE weft_log.head (sequence bigint NOT NULL) WITH (fillfactor = 10)",
@@ -50,6 +50,7 @@ SCHEMA: Final = Schema(
             metadata text NOT NULL,
             updated_s double precision NOT NULL,
             sequence bigint NOT NULL,
+            arrived_s double precision NOT NULL,
             batch bigint NOT NULL,
             PRIMARY KEY (tenant, collection_id, name)
         )""",
@@ -79,6 +80,15 @@ SCHEMA: Final = Schema(
         "ALTER TABLE weft_log.chunks ALTER COLUMN vector SET STORAGE EXTERNAL",
         # Collections that were deleted and whose documents are still to be swept.
         "CREATE TABLE weft_log.gone (collection_id bigint PRIMARY KEY, tenant text NOT NULL)",
+        # Documents that were deleted, by the collection's name: an upload that waited meanwhile brings none back.
+        """CREATE TABLE weft_log.deleted (
+            tenant text COLLATE "C" NOT NULL,
+            collection text COLLATE "C" NOT NULL,
+            name text COLLATE "C" NOT NULL,
+            deleted_s double precision NOT NULL,
+            PRIMARY KEY (tenant, collection, name)
+        )""",
+        "CREATE INDEX deleted_by_time ON weft_log.deleted (deleted_s)",
     ),
 )
 
@@ -86,7 +96,7 @@ COLLECTION_COLUMNS: Final = (
     "tenant, name, id, embedder, wanted_embedder, dimension, created_s, sequence, document_count, chunk_count"
 )
 DOCUMENT_COLUMNS: Final = (
-    "name, source, title, mime_type, sha256, size_bytes, chunk_count, metadata, updated_s, sequence, batch"
+    "name, source, title, mime_type, sha256, size_bytes, chunk_count, metadata, updated_s, sequence, arrived_s, batch"
 )
 _OF_DOCUMENT: Final = ", ".join(f"d.{column}" for column in DOCUMENT_COLUMNS.split(", "))
 
@@ -137,11 +147,25 @@ DOCUMENTS: Final = (
 )
 PUT_DOCUMENT: Final = f"""
 INSERT INTO weft_log.documents (tenant, collection_id, {DOCUMENT_COLUMNS})
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 ON CONFLICT (tenant, collection_id, name) DO UPDATE SET
 {", ".join(f"{column} = excluded.{column}" for column in DOCUMENT_COLUMNS.split(", ")[1:])}"""
 DELETE_DOCUMENT: Final = """
 DELETE FROM weft_log.documents WHERE tenant = $1 AND collection_id = $2 AND name = $3 RETURNING batch, chunk_count"""
+ARRIVED: Final = """
+UPDATE weft_log.documents AS d SET arrived_s = greatest(d.arrived_s, again.arrived_s)
+FROM unnest($3::text[], $4::bigint[], $5::float8[]) AS again (name, sequence, arrived_s)
+WHERE d.tenant = $1 AND d.collection_id = $2 AND d.name = again.name AND d.sequence = again.sequence
+RETURNING d.name, d.sequence"""
+DELETED: Final = f"""
+INSERT INTO weft_log.deleted (tenant, collection, name, deleted_s) VALUES ($1, $2, $3, {NOW})
+ON CONFLICT (tenant, collection, name) DO UPDATE SET deleted_s = excluded.deleted_s"""
+DELETED_AFTER: Final = """
+SELECT 1 FROM weft_log.deleted WHERE tenant = $1 AND collection = $2 AND name = $3 AND deleted_s > $4"""
+SWEEP_DELETED: Final = f"""
+WITH swept AS (DELETE FROM weft_log.deleted WHERE (tenant, collection, name) IN (
+    SELECT tenant, collection, name FROM weft_log.deleted WHERE deleted_s < {NOW} - $1 LIMIT $2) RETURNING 1)
+SELECT count(*) FROM swept"""
 
 NEW_BATCH: Final = """
 INSERT INTO weft_log.batches (tenant, collection_id, state, staged_s) VALUES ($1, $2, 'staged', $3) RETURNING id"""

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from services.retriever.ports import Content
-from services.retriever.types import Collection
+from services.retriever.types import Collection, Document
 from weft.errors import Reason, WeftError, error
 
 STAGED_LIFE_S: Final = 3_600.0  # after that, a batch that was never published is swept
+DELETED_LIFE_S: Final = 86_400.0  # so long it is known when a document was deleted, for uploads that are still waiting
 SWEEP_ROWS: Final = 200  # at most in one transaction
 
 
@@ -31,6 +32,13 @@ def replaced(collection: Collection) -> WeftError:
         f"{collection.key.resource} was deleted or moved in this moment; look again",
         collection=collection.key.resource,
     )
+
+
+def stays(old: Document | None, content: Content) -> bool:
+    """Whether what is there stands against ``content``: it is the same, or arrived later."""
+    if old is None or content.copied:
+        return False
+    return old.same_content(content.document) or 0 < content.document.arrived_s < old.arrived_s
 
 
 def swept() -> WeftError:

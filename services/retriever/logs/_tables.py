@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 TABLES: Final = (
     # log_id
@@ -43,6 +43,7 @@ TABLES: Final = (
         metadata TEXT NOT NULL,
         updated_s REAL NOT NULL,
         sequence INTEGER NOT NULL,
+        arrived_s REAL NOT NULL,
         batch INTEGER NOT NULL,
         PRIMARY KEY (tenant, collection_id, name)
     ) WITHOUT ROWID""",
@@ -69,6 +70,15 @@ TABLES: Final = (
     "CREATE UNIQUE INDEX chunks_by_batch ON chunks (tenant, batch, number)",
     # Collections that were deleted and whose documents are still to be swept.
     "CREATE TABLE gone (collection_id INTEGER PRIMARY KEY, tenant TEXT NOT NULL)",
+    # Documents that were deleted, by the collection's name: an upload that waited meanwhile brings none back.
+    """CREATE TABLE deleted (
+        tenant TEXT NOT NULL,
+        collection TEXT NOT NULL,
+        name TEXT NOT NULL,
+        deleted_s REAL NOT NULL,
+        PRIMARY KEY (tenant, collection, name)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX deleted_by_time ON deleted (deleted_s)",
 )
 
 LOG: Final = "SELECT sequence, tenant, collection_id, document FROM log WHERE sequence > ? ORDER BY sequence"
@@ -79,7 +89,7 @@ COLLECTION_BY_NAME: Final = f"SELECT {COLLECTION_COLUMNS} FROM collections WHERE
 COLLECTION_BY_ID: Final = f"SELECT {COLLECTION_COLUMNS} FROM collections WHERE tenant = ? AND id = ?"
 COLLECTIONS: Final = f"SELECT {COLLECTION_COLUMNS} FROM collections WHERE tenant = ? AND name > ? ORDER BY name LIMIT ?"
 DOCUMENT_COLUMNS: Final = (
-    "name, source, title, mime_type, sha256, size_bytes, chunk_count, metadata, updated_s, sequence, batch"
+    "name, source, title, mime_type, sha256, size_bytes, chunk_count, metadata, updated_s, sequence, arrived_s, batch"
 )
 DOCUMENT: Final = f"SELECT {DOCUMENT_COLUMNS} FROM documents WHERE tenant = ? AND collection_id = ? AND name = ?"
 DOCUMENTS: Final = (
@@ -91,7 +101,17 @@ CHUNKS: Final = (
     "WHERE tenant = ? AND batch = ? ORDER BY number"
 )
 PUT_DOCUMENT: Final = (
-    f"INSERT OR REPLACE INTO documents (tenant, collection_id, {DOCUMENT_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    f"INSERT OR REPLACE INTO documents (tenant, collection_id, {DOCUMENT_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)
+ARRIVED: Final = (
+    "UPDATE documents SET arrived_s = max(arrived_s, ?) "
+    "WHERE tenant = ? AND collection_id = ? AND name = ? AND sequence = ?"
+)
+DELETED: Final = "INSERT OR REPLACE INTO deleted (tenant, collection, name, deleted_s) VALUES (?, ?, ?, ?)"
+DELETED_AFTER: Final = "SELECT 1 FROM deleted WHERE tenant = ? AND collection = ? AND name = ? AND deleted_s > ?"
+SWEEP_DELETED: Final = (
+    "DELETE FROM deleted WHERE (tenant, collection, name) IN "
+    "(SELECT tenant, collection, name FROM deleted WHERE deleted_s < ? LIMIT ?)"
 )
 COUNT: Final = (
     "UPDATE collections SET sequence = ?, document_count = document_count + ?, chunk_count = chunk_count + ? "

@@ -7,9 +7,10 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from services.retriever.logs import _staging
 from services.retriever.logs import _tables as sql
 from services.retriever.logs._rows import document_row, to_collection, to_document, to_stored
-from services.retriever.logs._staging import SWEEP_ROWS, swept
+from services.retriever.logs._staging import SWEEP_ROWS, stays, swept
 from services.retriever.ports import Changes, Content, StoredDocument
 from services.retriever.types import Collection, Document
 
@@ -78,14 +79,18 @@ def stands(db: sqlite3.Connection, collection: Collection) -> bool:
     return row is not None and to_collection(row).key == collection.key
 
 
-def publish(db: sqlite3.Connection, collection: Collection, content: Content, last: list[tuple[Any, ...]]) -> Document:
+def publish(
+    db: sqlite3.Connection, collection: Collection, content: Content, last: list[tuple[Any, ...]]
+) -> Document | None:
     """Give a document its content, the rows of its ``last`` chunks included; returns the record as it now stands."""
     tenant, document = collection.key.tenant, content.document
     row = db.execute(sql.DOCUMENT, (tenant, collection.id, document.name)).fetchone()
     old = to_document(row) if row else None
-    if old is not None and old.same_content(document):
+    if stays(old, content) or (old is None and deleted_since(db, collection, content)):
         if content.batch is not None:
             drop(db, content.batch)
+        if old is not None:
+            confirm(db, collection, replace(old, arrived_s=document.arrived_s))
         return old
     published = stage(db, collection, content.batch, last)
     db.execute("UPDATE batches SET state = 'published' WHERE id = ?", (published,))
@@ -98,6 +103,34 @@ def publish(db: sqlite3.Connection, collection: Collection, content: Content, la
     gained = new.chunk_count - (old.chunk_count if old else 0)
     db.execute(sql.COUNT, (sequence, 0 if old else 1, gained, collection.id))
     return new
+
+
+def confirm(db: sqlite3.Connection, collection: Collection, again: Document) -> bool:
+    """Note that a document arrived again as it is there; False where it isn't like that any more."""
+    where = (collection.key.tenant, collection.id, again.name, again.sequence)
+    return db.execute(sql.ARRIVED, (again.arrived_s, *where)).rowcount > 0
+
+
+def delete(db: sqlite3.Connection, collection: Collection, name: str, now_s: float) -> int | None:
+    """Delete a document; returns the sequence of that, or None where there is none."""
+    where = (collection.key.tenant, collection.id, name)
+    row = db.execute(sql.DOCUMENT, where).fetchone()
+    if row is None:
+        return None
+    db.execute("DELETE FROM documents WHERE tenant = ? AND collection_id = ? AND name = ?", where)
+    db.execute(sql.DELETED, (*collection.key, name, now_s))
+    drop(db, row["batch"])
+    sequence = log_row(db, *where, now_s)
+    db.execute(sql.COUNT, (sequence, -1, -to_document(row).chunk_count, collection.id))
+    return sequence
+
+
+def deleted_since(db: sqlite3.Connection, collection: Collection, content: Content) -> bool:
+    """Whether its document was deleted after it had arrived."""
+    if content.copied or not content.document.arrived_s:
+        return False
+    given = (*collection.key, content.document.name, content.document.arrived_s)
+    return db.execute(sql.DELETED_AFTER, given).fetchone() is not None
 
 
 def log_end(db: sqlite3.Connection) -> int:
@@ -143,7 +176,7 @@ def drop(db: sqlite3.Connection, batch: int) -> None:
     db.execute("UPDATE batches SET state = 'dropped' WHERE id = ?", (batch,))
 
 
-def sweep(db: sqlite3.Connection, staged_before_s: float) -> bool:
+def sweep(db: sqlite3.Connection, now_s: float) -> bool:
     """Remove up to ``SWEEP_ROWS`` rows that nothing leads to; returns whether there may be more."""
     gone = db.execute("SELECT collection_id, tenant FROM gone LIMIT 1").fetchone()
     if gone is not None:
@@ -159,10 +192,10 @@ def sweep(db: sqlite3.Connection, staged_before_s: float) -> bool:
         return True
     batch = db.execute(
         "SELECT id, tenant FROM batches WHERE state = 'dropped' OR (state = 'staged' AND staged_s < ?) LIMIT 1",
-        (staged_before_s,),
+        (now_s - _staging.STAGED_LIFE_S,),
     ).fetchone()
     if batch is None:
-        return False
+        return db.execute(sql.SWEEP_DELETED, (now_s - _staging.DELETED_LIFE_S, SWEEP_ROWS)).rowcount == SWEEP_ROWS
     drop(db, batch["id"])  # a staged one must not be published any more once its chunks begin to go
     removed = db.execute(
         "DELETE FROM chunks WHERE rowid IN (SELECT rowid FROM chunks WHERE tenant = ? AND batch = ? LIMIT ?)",

@@ -33,7 +33,7 @@ from mesh.postgresql import lock_key
 from services.retriever.logs import _postgresql_tables as sql
 from services.retriever.logs import _staging
 from services.retriever.logs._rows import chunk_rows, document_row, to_collection, to_document, to_stored
-from services.retriever.logs._staging import SWEEP_ROWS, swept, went_away
+from services.retriever.logs._staging import SWEEP_ROWS, stays, swept, went_away
 from services.retriever.ports import READ_CHUNKS, Changes, Content, StoredDocument
 from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors
 
@@ -213,6 +213,7 @@ class PostgresqlLog:
             gone = await connection.fetchrow(sql.DELETE_DOCUMENT, *where)
             if gone is None:
                 return None
+            await connection.execute(sql.DELETED, *collection.key, name)
             await connection.execute(sql.DROP_BATCHES, [gone["batch"]])
             sequence: int = await connection.fetchval(sql.NEXT, *where, time.time())
             await connection.execute(sql.COUNT, collection.id, sequence, -1, -gone["chunk_count"])
@@ -223,7 +224,7 @@ class PostgresqlLog:
         async with self._database.transaction() as connection:
             return await _stage(connection, collection, batch, chunks, vectors)
 
-    async def publish(self, collection: Collection, contents: Sequence[Content]) -> list[Document]:
+    async def publish(self, collection: Collection, contents: Sequence[Content]) -> list[Document | None]:
         """Give documents, each of another name, their content: all or none, in one step."""
         async with self._database.transaction() as connection:
             batches = [await _stage(connection, collection, one.batch, one.last, one.vectors) for one in contents]
@@ -231,9 +232,17 @@ class PostgresqlLog:
             if not await _stands(connection, collection):
                 raise went_away(collection, contents)
             return [
-                await _publish(connection, collection, content.document, batch)
+                await _publish(connection, collection, content, batch)
                 for content, batch in zip(contents, batches, strict=True)
             ]
+
+    async def confirm(self, collection: Collection, documents: Sequence[Document]) -> list[bool]:
+        """Note of documents that they arrived again as they are; returns of each whether it still is."""
+        async with self._database.transaction() as connection:
+            await connection.execute(sql.LOCK, _LOCK)
+            there = await _stands(connection, collection)
+            confirmed = await _confirm(connection, collection, documents) if there else ()
+        return [(document.name, document.sequence) in confirmed for document in documents]
 
     async def discard(self, batch: int) -> None:
         """Drop a staged batch."""
@@ -254,7 +263,8 @@ class PostgresqlLog:
                 return True
             batch = await connection.fetchrow(sql.SWEEP_BATCH, time.time() - _staging.STAGED_LIFE_S)
             if batch is None:
-                return False
+                deleted: int = await connection.fetchval(sql.SWEEP_DELETED, _staging.DELETED_LIFE_S, SWEEP_ROWS)
+                return deleted == SWEEP_ROWS
             # A staged one must not be published any more once its chunks begin to go.
             await connection.execute(sql.DROP_BATCHES, [batch["id"]])
             removed = await connection.fetchval(sql.SWEEP_CHUNKS, batch["tenant"], batch["id"], SWEEP_ROWS)
@@ -287,12 +297,14 @@ async def _stage(
     return batch
 
 
-async def _publish(connection: Connection, collection: Collection, document: Document, batch: int) -> Document:
-    where = (collection.key.tenant, collection.id)
+async def _publish(connection: Connection, collection: Collection, content: Content, batch: int) -> Document | None:
+    where, document = (collection.key.tenant, collection.id), content.document
     row = await connection.fetchrow(sql.DOCUMENT, *where, document.name)
     old = to_document(row) if row else None
-    if old is not None and old.same_content(document):
+    if stays(old, content) or (old is None and await _deleted_since(connection, collection, content)):
         await connection.execute(sql.DROP_BATCHES, [batch])
+        if old is not None:
+            await _confirm(connection, collection, [replace(old, arrived_s=document.arrived_s)])
         return old
     await connection.execute(sql.PUBLISH_BATCH, batch)
     if row is not None:
@@ -304,6 +316,19 @@ async def _publish(connection: Connection, collection: Collection, document: Doc
     gained = new.chunk_count - (old.chunk_count if old else 0)
     await connection.execute(sql.COUNT, collection.id, sequence, 0 if old else 1, gained)
     return new
+
+
+async def _confirm(connection: Connection, collection: Collection, again: Sequence[Document]) -> set[Any]:
+    columns = zip(*((document.name, document.sequence, document.arrived_s) for document in again), strict=True)
+    where = (collection.key.tenant, collection.id)
+    return {tuple(row) for row in await connection.fetch(sql.ARRIVED, *where, *columns)}
+
+
+async def _deleted_since(connection: Connection, collection: Collection, content: Content) -> bool:
+    if content.copied or not content.document.arrived_s:
+        return False
+    given = (*collection.key, content.document.name, content.document.arrived_s)
+    return await connection.fetchval(sql.DELETED_AFTER, *given) is not None
 
 
 async def _touched(connection: Connection, after: int, max_chunks: int) -> tuple[int, list[Any]]:

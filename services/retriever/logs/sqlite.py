@@ -11,6 +11,8 @@ batch, which ``sweep`` removes after an hour, as it does what deletion and repla
 a few rows at a time: no transaction holds the lock for long. After each the writer leaves the lock free
 for as long as it held it, since waiting writers only look now and then whether it is free.
 
+Of a document that was deleted, ``deleted`` tells for a day when: an upload that had arrived before changes nothing.
+
 ``synchronous=FULL``: what was acknowledged survives a power cut. Every read and write runs on one of two
 threads of its own, never on the event loop; a third hears of other processes' commits.
 
@@ -34,11 +36,10 @@ from mesh import sqlite
 from mesh.commit_watch import CommitWatch
 from mesh.plugins import Url
 from mesh.settings import directory_of
-from services.retriever.logs import _staging
 from services.retriever.logs import _tables as sql
 from services.retriever.logs import _transactions as transactions
 from services.retriever.logs._rows import chunk_rows, to_collection, to_document
-from services.retriever.logs._staging import went_away
+from services.retriever.logs._staging import replaced, went_away
 from services.retriever.ports import READ_CHUNKS, Changes, Content, StoredDocument
 from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors
 from weft.errors import Reason, WeftError, error
@@ -212,20 +213,11 @@ class SqliteLog:
 
     async def delete_document(self, collection: Collection, name: str) -> int | None:
         """Delete it; the sequence of that, or None where there is none."""
-        where = (collection.key.tenant, collection.id, name)
 
         def work(db: sqlite3.Connection) -> int | None:
             if not transactions.stands(db, collection):
-                raise _staging.replaced(collection)
-            row = db.execute(sql.DOCUMENT, where).fetchone()
-            if row is None:
-                return None
-            old = to_document(row)
-            db.execute("DELETE FROM documents WHERE tenant = ? AND collection_id = ? AND name = ?", where)
-            transactions.drop(db, row["batch"])
-            sequence = transactions.log_row(db, *where, time.time())
-            db.execute(sql.COUNT, (sequence, -1, -old.chunk_count, collection.id))
-            return sequence
+                raise replaced(collection)
+            return transactions.delete(db, collection, name, time.time())
 
         return await self._write(work)
 
@@ -234,11 +226,11 @@ class SqliteLog:
         rows = chunk_rows(chunks, vectors)
         return await self._write(lambda db: transactions.stage(db, collection, batch, rows))
 
-    async def publish(self, collection: Collection, contents: Sequence[Content]) -> list[Document]:
+    async def publish(self, collection: Collection, contents: Sequence[Content]) -> list[Document | None]:
         """Give documents, each of another name, their content: all or none, in one step."""
         rows = [chunk_rows(content.last, content.vectors) for content in contents]
 
-        def work(db: sqlite3.Connection) -> list[Document]:
+        def work(db: sqlite3.Connection) -> list[Document | None]:
             if not transactions.stands(db, collection):
                 raise went_away(collection, contents)
             return [
@@ -248,13 +240,22 @@ class SqliteLog:
 
         return await self._write(work)
 
+    async def confirm(self, collection: Collection, documents: Sequence[Document]) -> list[bool]:
+        """Note of documents that they arrived again as they are; returns of each whether it still is."""
+
+        def work(db: sqlite3.Connection) -> list[bool]:
+            there = transactions.stands(db, collection)
+            return [there and transactions.confirm(db, collection, document) for document in documents]
+
+        return await self._write(work)
+
     async def discard(self, batch: int) -> None:
         """Drop a staged batch."""
         await self._write(lambda db: transactions.drop(db, batch))
 
     async def sweep(self) -> bool:
         """Remove a little of what nobody leads to any more; returns whether there may be more."""
-        return await self._write(lambda db: transactions.sweep(db, time.time() - _staging.STAGED_LIFE_S))
+        return await self._write(lambda db: transactions.sweep(db, time.time()))
 
     # -- threads and errors ---------------------------------------------------------------------------
 
