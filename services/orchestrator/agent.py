@@ -123,7 +123,8 @@ class Agent:
     async def _events(
         self, request: TurnRequest, after: int, may_create: bool, ledger: LedgerRecorder
     ) -> AsyncGenerator[Entry, None]:
-        """Events from one source. Ends behind the last one, or raises the turn's failure or Moved."""
+        """Events from one source. Ends behind the last one, or raises the turn's failure or Moved: also where a turn
+        ran to its end and showed nothing, since its reader is said to have more than there was by then."""
         outcome = await self._begin(request, may_create, ledger)
         if isinstance(outcome, Ended):
             _check_after(after, outcome.log, outcome.turn)
@@ -147,10 +148,11 @@ class Agent:
                 async with aclosing(self._follow(request, outcome.turn or 0, after, ledger.deadline)) as entries:
                     async for entry in entries:
                         yield entry
-                return
+                raise Moved
         async with aclosing(running.broadcast.read(after)) as entries:
             async for entry in entries:
                 yield entry
+        raise Moved
 
     async def _follow(
         self, request: TurnRequest, turn: int, after: int, deadline: Deadline

@@ -103,7 +103,10 @@ _entry: Final = _plain(LedgerEntry)
 def _retrieved(data: Fields) -> Retrieved:
     epoch = data.get("epoch")
     return Retrieved(
-        passages=tuple(map(_passage, data["passages"])), epoch=_epoch(epoch) if epoch else None, query=data["query"]
+        passages=tuple(map(_passage, data["passages"])),
+        epoch=_epoch(epoch) if epoch else None,
+        query=data["query"],
+        degraded=tuple(map(_degradation, data.get("degraded", ()))),
     )
 
 

@@ -82,10 +82,10 @@ class Works:
 
     async def close(self) -> None:
         """Cancel all of them and wait until their leases are given back."""
-        tasks = [running.task for running in self._running.values() if running.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        running = list(self._running.values())
+        for one in running:
+            one.stop()
+        await asyncio.gather(*(one.done.wait() for one in running))
 
     def start(self, taken: Taken, request: TurnRequest, ledger: LedgerRecorder) -> Running:
         """Begin the work on a turn whose lease was taken. Its calls carry the session's bucket."""

@@ -115,6 +115,8 @@ class TurnRun:
         if recovered.prepared is not None:
             self._degraded += recovered.prepared.degraded
         else:
+            if recovered.retrieved is not None:
+                self._degraded += recovered.retrieved.degraded
             async with asyncio.TaskGroup() as tasks:
                 if recovered.retrieved is None:
                     tasks.create_task(self._retrieve())
@@ -148,7 +150,7 @@ class TurnRun:
             return
         self._passages = found.passages
         self._degraded += found.degraded
-        await self._outbox.put(Retrieved(found.passages, found.epoch, self._query))
+        await self._outbox.put(Retrieved(found.passages, found.epoch, self._query, found.degraded))
 
     # -- tools ----------------------------------------------------------------------------------------
 

@@ -215,11 +215,12 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """Passages were found."""
+    """Passages were found. What the search had to do without is told at the end of the turn."""
 
     passages: tuple[Passage, ...]
     epoch: Epoch | None
     query: str
+    degraded: tuple[Degradation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ async def test_every_event_comes_back_as_it_was_stored(store: Sessions) -> None:
     failure = Failure("TOOL_FAILED", "FAILED_PRECONDITION", "1/0", {"tool": "calculator"})
     degraded = Degradation("tools", "TOOL_FAILED", "without_tools", "said so")
     entries = [
-        Entry(1, Retrieved((passage,), Epoch("ab", 7), "why?")),
+        Entry(1, Retrieved((passage,), Epoch("ab", 7), "why?", (degraded,))),
         Entry(2, ToolCallStarted("1", "calculator", {"expression": "1/0"})),
         Entry(3, ToolResult("1", "calculator", None, "", failure, 0.25)),
         Entry(4, ToolResult("2", "calculator", {"value": 3.5, "steps": [1, 2]}, "3.5", None, 0.5)),

@@ -288,14 +288,18 @@ async def test_a_caller_that_leaves_at_any_moment_leaves_nothing_running(tmp_pat
                 await r.ask(session=f"s{number}")
 
 
-async def test_work_that_is_stopped_before_its_first_step_gives_the_lease_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("closing", [False, True], ids=["one", "all"])
+async def test_work_that_is_stopped_before_its_first_step_gives_the_lease_back(closing: bool, tmp_path: Path) -> None:
     async with replica(tmp_path) as r:
         taken = await lease_of(r, "r1")
         request = TurnRequest("acme", "s", "r1", "What is it?")
         works = Works(r.sessions, r.peers, Options(), trace.NoOpTracer())
         running = works.start(taken, request, LedgerRecorder(Deadline.after(5)))
-        running.stop()
         async with asyncio.timeout(4):
+            if closing:
+                await works.close()
+            else:
+                running.stop()
             await running.done.wait()
         await r.ask("another?", timeout_s=4)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from services.orchestrator.types import (
     Finished,
     GenerationDelta,
     GenerationStarted,
+    Retrieved,
     TextDelta,
     ToolAnswer,
     ToolCallStarted,
@@ -24,6 +26,7 @@ from services.orchestrator.types import (
 )
 from tests.support.orchestration import (
     END,
+    FOUND,
     PLAN,
     QUICK,
     STARTED,
@@ -43,6 +46,7 @@ from tests.support.orchestration import (
     until_it_breaks,
 )
 from weft.errors import Reason, WeftError, error
+from weft.values import Degradation
 
 
 @pytest.mark.parametrize("done", [False, True])
@@ -165,6 +169,40 @@ async def test_what_was_settled_before_the_text_stays_settled(tmp_path: Path) ->
         assert other.tools.calls == []
     assert kinds(had + rest) == ["Started", "TextDelta", "TextDelta", "Finished"]
     assert [d.stage for d in end_of(rest).degraded] == ["retrieval"]
+
+
+async def test_what_a_search_did_without_is_told_by_the_next_owner_too(tmp_path: Path) -> None:
+    lack = Degradation("embedding", "EMBEDDER_UNAVAILABLE", "words alone", "")
+    poor = ScriptedRetriever(replace(FOUND, degraded=(lack,)))
+    tools = ScriptedTools({"calculator": SUM}, delay_s=9.0)
+    async with (
+        replica(tmp_path, retriever=poor, tools=tools, plan=PLAN) as r,
+        replica(tmp_path, owner="other") as other,
+    ):
+        async with aclosing(r.stream(request_id="r1")) as stream:
+            had = []
+            async for entry in stream:
+                had.append(entry)
+                if isinstance(entry.event, Retrieved):
+                    break
+        rest = await other.ask(request_id="r1", resume_turn=1, after_sequence=had[-1].sequence)
+        assert other.retriever.queries == []
+    assert end_of(rest).degraded == (lack,)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
+async def test_who_says_to_have_more_of_a_running_turn_than_it_gets_to_is_told(elsewhere: bool, tmp_path: Path) -> None:
+    slowly = [STARTED, GenerationDelta("It is "), 0.3, GenerationDelta("woven."), END]
+    async with (
+        replica(tmp_path, generator=ScriptedGenerator(slowly)) as r,
+        replica(tmp_path, owner="other") as other,
+    ):
+        first = asyncio.create_task(r.ask(request_id="r1"))
+        await eventually(lambda: r.generator.active == 1)
+        with pytest.raises(WeftError) as caught:
+            await (other if elsewhere else r).ask(request_id="r1", resume_turn=1, after_sequence=99)
+        assert caught.value.field == "resume.after_sequence"
+        assert text_of(await first) == "It is woven."
 
 
 async def test_a_reader_elsewhere_takes_the_turn_over_when_its_owner_dies(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 **When Redis is away** answers go on: each replica counts by itself, with the same limits, from nothing. So for as long
 as that lasts a tenant may use as much on each replica as otherwise on all together, and what budgets had counted is not
 known. It is logged once and counted (`weft_generator_limits_unshared_total`). Redis is asked again once a second, by
-one request; no other waits for it. What was counted meanwhile is forgotten when it is back.
+one request; no other waits for it. What was counted meanwhile is forgotten when it is back. What was being counted when
+it fell silent may stay counted there: nobody can know.
 """
 
 from __future__ import annotations
