@@ -109,6 +109,16 @@ async def test_a_copy_follows_what_it_copies_whenever_that_arrived(logs: tuple[L
     assert await publish(other, made, "sent again", 30, copied=True) is not None
 
 
+async def test_a_clock_that_was_ahead_keeps_nothing_out(logs: tuple[Log, Log]) -> None:
+    one, other = logs
+    made = await collection(one)
+    ahead = await publish(one, made, "from the future", time.time() + 3_600)
+    assert ahead is not None
+    now = await publish(other, made, "of now", time.time())
+    assert now is not None
+    assert now.sequence == ahead.sequence + 1
+
+
 async def test_what_nobody_waits_for_any_more_is_forgotten(
     logs: tuple[Log, Log], monkeypatch: pytest.MonkeyPatch
 ) -> None:

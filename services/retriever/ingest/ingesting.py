@@ -274,6 +274,8 @@ class _Run:
         self._running.check()
         stand = await self._log.confirm(collection, documents)
         changed = [item for item, stands in zip(items, stand, strict=True) if not stands]
+        if changed:
+            await self._moved(collection)
         settled = await self._settled(changed, *await self._prepare(changed)) if changed else []
         pairs = zip(items, documents, stand, strict=True)
         return settled + [_taken(item, Outcome.UNCHANGED, record) for item, record, stands in pairs if stands]

@@ -230,5 +230,7 @@ class _Copy:
 
 
 def _is_copy(there: Document | None, original: Document) -> bool:
-    """Whether a document stands as the original does. One that was deleted and came again arrived at another time."""
-    return there is not None and replace(there, sequence=original.sequence, updated_s=original.updated_s) == original
+    """Whether a document stands as the original does, but for when."""
+    return there is not None and original == replace(
+        there, sequence=original.sequence, updated_s=original.updated_s, arrived_s=original.arrived_s
+    )

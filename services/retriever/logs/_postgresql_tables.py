@@ -160,11 +160,14 @@ RETURNING d.name, d.sequence"""
 DELETED: Final = f"""
 INSERT INTO weft_log.deleted (tenant, collection, name, deleted_s) VALUES ($1, $2, $3, {NOW})
 ON CONFLICT (tenant, collection, name) DO UPDATE SET deleted_s = excluded.deleted_s"""
-DELETED_AFTER: Final = """
-SELECT 1 FROM weft_log.deleted WHERE tenant = $1 AND collection = $2 AND name = $3 AND deleted_s > $4"""
+DELETED_AFTER: Final = f"""
+SELECT 1 FROM weft_log.deleted
+WHERE tenant = $1 AND collection = $2 AND name = $3 AND deleted_s > $4 AND deleted_s <= {NOW}"""
+CLOCK: Final = f"SELECT {NOW}"
 SWEEP_DELETED: Final = f"""
 WITH swept AS (DELETE FROM weft_log.deleted WHERE (tenant, collection, name) IN (
-    SELECT tenant, collection, name FROM weft_log.deleted WHERE deleted_s < {NOW} - $1 LIMIT $2) RETURNING 1)
+    SELECT tenant, collection, name FROM weft_log.deleted WHERE deleted_s < {NOW} - $1 LIMIT $2
+    FOR UPDATE SKIP LOCKED) RETURNING 1)
 SELECT count(*) FROM swept"""
 
 NEW_BATCH: Final = """

@@ -34,11 +34,14 @@ def replaced(collection: Collection) -> WeftError:
     )
 
 
-def stays(old: Document | None, content: Content) -> bool:
-    """Whether what is there stands against ``content``: it is the same, or arrived later."""
-    if old is None or content.copied:
-        return False
-    return old.same_content(content.document) or 0 < content.document.arrived_s < old.arrived_s
+def same(old: Document, content: Content) -> bool:
+    """Whether ``content`` is there already."""
+    return not content.copied and old.same_content(content.document)
+
+
+def overtaken(old: Document, content: Content) -> bool:
+    """Whether what is there arrived later than ``content``. Times that lie ahead are of a clock that was wrong."""
+    return not content.copied and 0 < content.document.arrived_s < old.arrived_s
 
 
 def swept() -> WeftError:

@@ -108,7 +108,9 @@ ARRIVED: Final = (
     "WHERE tenant = ? AND collection_id = ? AND name = ? AND sequence = ?"
 )
 DELETED: Final = "INSERT OR REPLACE INTO deleted (tenant, collection, name, deleted_s) VALUES (?, ?, ?, ?)"
-DELETED_AFTER: Final = "SELECT 1 FROM deleted WHERE tenant = ? AND collection = ? AND name = ? AND deleted_s > ?"
+DELETED_AFTER: Final = (
+    "SELECT 1 FROM deleted WHERE tenant = ? AND collection = ? AND name = ? AND deleted_s > ? AND deleted_s <= ?"
+)
 SWEEP_DELETED: Final = (
     "DELETE FROM deleted WHERE (tenant, collection, name) IN "
     "(SELECT tenant, collection, name FROM deleted WHERE deleted_s < ? LIMIT ?)"

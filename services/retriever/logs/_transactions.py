@@ -10,7 +10,7 @@ from typing import Any
 from services.retriever.logs import _staging
 from services.retriever.logs import _tables as sql
 from services.retriever.logs._rows import document_row, to_collection, to_document, to_stored
-from services.retriever.logs._staging import SWEEP_ROWS, stays, swept
+from services.retriever.logs._staging import SWEEP_ROWS, overtaken, same, swept
 from services.retriever.ports import Changes, Content, StoredDocument
 from services.retriever.types import Collection, Document
 
@@ -86,7 +86,12 @@ def publish(
     tenant, document = collection.key.tenant, content.document
     row = db.execute(sql.DOCUMENT, (tenant, collection.id, document.name)).fetchone()
     old = to_document(row) if row else None
-    if stays(old, content) or (old is None and deleted_since(db, collection, content)):
+    now_s = time.time()
+    if old is None:
+        stays = deleted_since(db, collection, content, now_s)
+    else:
+        stays = same(old, content) or (overtaken(old, content) and old.arrived_s <= now_s)
+    if stays:
         if content.batch is not None:
             drop(db, content.batch)
         if old is not None:
@@ -96,7 +101,6 @@ def publish(
     db.execute("UPDATE batches SET state = 'published' WHERE id = ?", (published,))
     if row is not None:
         drop(db, row["batch"])
-    now_s = time.time()
     sequence = log_row(db, tenant, collection.id, document.name, now_s)
     new = replace(document, updated_s=now_s, sequence=sequence)
     put(db, collection, new, published)
@@ -125,11 +129,11 @@ def delete(db: sqlite3.Connection, collection: Collection, name: str, now_s: flo
     return sequence
 
 
-def deleted_since(db: sqlite3.Connection, collection: Collection, content: Content) -> bool:
+def deleted_since(db: sqlite3.Connection, collection: Collection, content: Content, now_s: float) -> bool:
     """Whether its document was deleted after it had arrived."""
     if content.copied or not content.document.arrived_s:
         return False
-    given = (*collection.key, content.document.name, content.document.arrived_s)
+    given = (*collection.key, content.document.name, content.document.arrived_s, now_s)
     return db.execute(sql.DELETED_AFTER, given).fetchone() is not None
 
 

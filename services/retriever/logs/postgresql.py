@@ -33,7 +33,7 @@ from mesh.postgresql import lock_key
 from services.retriever.logs import _postgresql_tables as sql
 from services.retriever.logs import _staging
 from services.retriever.logs._rows import chunk_rows, document_row, to_collection, to_document, to_stored
-from services.retriever.logs._staging import SWEEP_ROWS, stays, swept, went_away
+from services.retriever.logs._staging import SWEEP_ROWS, overtaken, same, swept, went_away
 from services.retriever.ports import READ_CHUNKS, Changes, Content, StoredDocument
 from services.retriever.types import Chunk, Collection, CollectionKey, Document, Vectors
 
@@ -301,7 +301,12 @@ async def _publish(connection: Connection, collection: Collection, content: Cont
     where, document = (collection.key.tenant, collection.id), content.document
     row = await connection.fetchrow(sql.DOCUMENT, *where, document.name)
     old = to_document(row) if row else None
-    if stays(old, content) or (old is None and await _deleted_since(connection, collection, content)):
+    if old is None:
+        stays = await _deleted_since(connection, collection, content)
+    else:
+        late = overtaken(old, content)
+        stays = same(old, content) or (late and old.arrived_s <= await connection.fetchval(sql.CLOCK))
+    if stays:
         await connection.execute(sql.DROP_BATCHES, [batch])
         if old is not None:
             await _confirm(connection, collection, [replace(old, arrived_s=document.arrived_s)])

@@ -13,8 +13,9 @@ for as long as it held it, since waiting writers only look now and then whether 
 
 Of a document that was deleted, ``deleted`` tells for a day when: an upload that had arrived before changes nothing.
 
-``synchronous=FULL``: what was acknowledged survives a power cut. Every read and write runs on one of two
-threads of its own, never on the event loop; a third hears of other processes' commits.
+``synchronous=FULL``: what was acknowledged survives a power cut; that a document came again as it was, may not.
+Every read and write runs on one of two threads of its own, never on the event loop; a third hears of other
+processes' commits.
 
 Errors: STORE_CORRUPT when the file is damaged or no database (``PRAGMA quick_check`` at open);
 DEPENDENCY_UNAVAILABLE when it can't be opened, written (disk full) or locked in time.
@@ -247,7 +248,7 @@ class SqliteLog:
             there = transactions.stands(db, collection)
             return [there and transactions.confirm(db, collection, document) for document in documents]
 
-        return await self._write(work)
+        return await self._write(work, durable=False)
 
     async def discard(self, batch: int) -> None:
         """Drop a staged batch."""
@@ -262,9 +263,10 @@ class SqliteLog:
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await self._on(self._reader, lambda: work(self._read_db))
 
-    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def _write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
         def locked() -> T:
             db = self._write_db
+            db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             db.execute("BEGIN IMMEDIATE")
             held_s = time.monotonic()
             try:
