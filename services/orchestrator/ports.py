@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from services.orchestrator.records import Busy, Ended, Entry, Lease, Opening, Progress, Session, Taken, Turn
 from services.orchestrator.types import (
+    DocumentScope,
     Exchange,
     Failure,
     Finished,
@@ -61,9 +62,15 @@ class Tools(Protocol):
         ...
 
     async def call(
-        self, tool: str, arguments: Mapping[str, Any], *, call_id: str, today: datetime.date | None
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        call_id: str,
+        today: datetime.date | None,
+        scope: DocumentScope,
     ) -> ToolAnswer:
-        """Run one. The same ``call_id`` again is the same call."""
+        """Run one, which sees no documents beyond ``scope``. The same ``call_id`` again is the same call."""
         ...
 
 

@@ -33,6 +33,7 @@ from services.orchestrator.records import Lease, Prepared
 from services.orchestrator.recovery import Recovered
 from services.orchestrator.stages import Stages
 from services.orchestrator.types import (
+    DocumentScope,
     Exchange,
     Failure,
     Finished,
@@ -223,6 +224,7 @@ class TurnRun:
                     call.arguments,
                     call_id=f"{self._call_prefix}-{call.call_id}",
                     today=self._request.today,
+                    scope=DocumentScope(self._request.collection, self._request.filter, self._request.min_epoch),
                 )
             result = ToolResult(call.call_id, call.tool, answer.result, answer.text, None, answer.duration_s)
         except (WeftError, TimeoutError) as exc:

@@ -110,6 +110,15 @@ class SearchQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentScope:
+    """What of the caller's documents a turn may see: its own search, and those of its tools."""
+
+    collection: str = ""
+    filter: str = ""
+    min_epoch: Epoch | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What a search found, best first."""
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from google.protobuf import duration_pb2, struct_pb2
 
-from mesh.validation import check_text, invalid, shorten
-from services.tools.types import Answer, Call, Extract, ExtractorKind, Pattern, ToolSpec
-from weft import names
+from mesh.validation import check_name, check_text, invalid, shorten
+from services.tools.types import Answer, Call, Extract, ExtractorKind, Pattern, Scope, ToolSpec
+from weft import names, wire
 from weft.tools.v1 import tools_pb2
 
 MAX_ARGUMENT_BYTES: Final = 256 * 1024
+_MAX_FILTER_CHARS: Final = 2_048
+_COLLECTION: Final = re.compile(r"collections/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_LOG_ID: Final = re.compile(r"[0-9a-f]{32}")
 _LARGEST_INTEGER: Final = 2**53  # beyond, a double skips whole numbers
 _KINDS: Final = {
     ExtractorKind.TEXT: tools_pb2.EXTRACTOR_KIND_TEXT,
@@ -45,7 +49,17 @@ def call(request: tools_pb2.CallToolRequest, metadata: Iterable[tuple[str, str |
         key == names.METADATA_PREVIOUS_ATTEMPTS or (key == names.METADATA_ENVOY_ATTEMPT and value != "1")
         for key, value in metadata
     )
-    return Call(request.name, from_struct(request.arguments), _today(request.today), request.call_id, tried)
+    arguments, today = from_struct(request.arguments), _today(request.today)
+    return Call(request.name, arguments, today, request.call_id, tried, _scope(request.scope))
+
+
+def _scope(given: tools_pb2.DocumentScope) -> Scope:
+    if given.collection:
+        check_name("scope.collection", given.collection, _COLLECTION, "collections/default")
+    check_text("scope.filter", given.filter, max_chars=_MAX_FILTER_CHARS, min_chars=0)
+    if given.min_epoch.log_id:
+        check_name("scope.min_epoch.log_id", given.min_epoch.log_id, _LOG_ID, "0f" * 16)
+    return Scope(given.collection, given.filter, wire.epoch(given.min_epoch))
 
 
 def _today(given: str) -> datetime.date:

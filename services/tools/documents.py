@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from grpc import aio
 
-from services.tools.types import FoundPassage, FoundPassages
+from services.tools.types import FoundPassage, FoundPassages, Scope
+from weft import wire
 from weft.errors import from_rpc_error
 from weft.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
@@ -15,9 +16,12 @@ class RetrieverDocuments:
     def __init__(self, channel: aio.Channel) -> None:
         self._stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
 
-    async def find(self, query: str, *, top_k: int, collection: str) -> FoundPassages:
+    async def find(self, query: str, *, top_k: int, scope: Scope) -> FoundPassages:
         """See the port."""
-        request = retriever_pb2.SearchRequest(collection=collection, query=query, top_k=top_k)
+        request = retriever_pb2.SearchRequest(
+            collection=scope.collection, query=query, top_k=top_k, filter=scope.filter
+        )
+        wire.put_epoch(request.min_epoch, scope.min_epoch)
         try:
             response = await self._stub.Search(request)
         except aio.AioRpcError as exc:

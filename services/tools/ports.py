@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from services.tools.types import Context, FoundPassages, Output
+from services.tools.types import Context, FoundPassages, Output, Scope
 
 
 class ToolFunction(Protocol):
@@ -23,8 +23,8 @@ class ToolFunction(Protocol):
 class DocumentFinder(Protocol):
     """Searches the caller's documents."""
 
-    async def find(self, query: str, *, top_k: int, collection: str) -> FoundPassages:
-        """The best passages. ``collection`` is a resource name, empty for the default one.
+    async def find(self, query: str, *, top_k: int, scope: Scope) -> FoundPassages:
+        """The best passages in ``scope``; without a collection, in the default one.
 
         Raises:
             WeftError: what the search failed with.

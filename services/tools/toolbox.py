@@ -134,7 +134,7 @@ class Toolbox:
         scope = asyncio.timeout(timeout_s)
         try:
             async with scope:
-                return await bench.run(dict(call.arguments), Context(call.today))
+                return await bench.run(dict(call.arguments), Context(call.today, call.scope))
         except BadArgument as exc:
             problem = Problem(f"arguments.{exc.path}", quote(exc.value), exc.allowed)
             raise _bad_arguments(name, problem) from exc

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from weft.values import Epoch
+
 Json = Mapping[str, Any]
 
 
@@ -98,10 +100,21 @@ class ToolSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Scope:
+    """What of the caller's documents a tool may see."""
+
+    collection: str = ""
+    """Resource name: no other is looked at, whatever the arguments say. Empty: theirs."""
+    filter: str = ""
+    min_epoch: Epoch | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What a tool may know besides its arguments."""
 
     today: datetime.date
+    scope: Scope = Scope()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +134,7 @@ class Call:
     today: datetime.date
     call_id: str = ""
     tried: bool = False  # the mesh sent it before, to a replica that may have run it
+    scope: Scope = Scope()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from services.orchestrator.records import Entry, Limits, Opening, Taken
 from services.orchestrator.sessions.sqlite import SqliteSessions
 from services.orchestrator.turn import Options, Peers
 from services.orchestrator.types import (
+    DocumentScope,
     Exchange,
     Finished,
     Found,
@@ -104,6 +105,7 @@ class ScriptedTools:
     listing: BaseException | None = None
     delay_s: float = 0.0
     calls: list[tuple[str, Mapping[str, Any], str]] = field(default_factory=list)
+    scopes: list[DocumentScope] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
     listed: int = 0
@@ -116,9 +118,16 @@ class ScriptedTools:
         return tuple(ToolSpec(name, read_only=self.read_only) for name in self.answers)
 
     async def call(
-        self, tool: str, arguments: Mapping[str, Any], *, call_id: str, today: datetime.date | None
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        call_id: str,
+        today: datetime.date | None,
+        scope: DocumentScope,
     ) -> ToolAnswer:
         self.calls.append((tool, arguments, call_id))
+        self.scopes.append(scope)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:

@@ -24,7 +24,7 @@ from services.orchestrator.types import ToolSpec as PlannerSpec
 from services.tools.servicer import ToolsServicer
 from services.tools.settings import BUILTIN
 from services.tools.toolbox import Tool, Toolbox
-from services.tools.types import FoundPassage, FoundPassages, ToolSpec
+from services.tools.types import FoundPassage, FoundPassages, Scope, ToolSpec
 from services.tools.wiring import open_builtin
 from weft.tools.v1 import tools_pb2, tools_pb2_grpc
 from weft.tracing import traced
@@ -39,7 +39,7 @@ class Shelf:
         self.delay_s = delay_s
         self.cancelled = 0
 
-    async def find(self, query: str, *, top_k: int, collection: str) -> FoundPassages:
+    async def find(self, query: str, *, top_k: int, scope: Scope) -> FoundPassages:
         """See ``DocumentFinder``."""
         try:
             await asyncio.sleep(self.delay_s)

@@ -11,6 +11,7 @@ import pytest
 from services.orchestrator import writing
 from services.orchestrator.turn import Options
 from services.orchestrator.types import (
+    DocumentScope,
     Found,
     GenerationDelta,
     GenerationFinished,
@@ -35,7 +36,7 @@ from tests.support.orchestration import (
     text_of,
 )
 from weft.errors import Reason, WeftError, error
-from weft.values import Citation, Degradation, FinishReason
+from weft.values import Citation, Degradation, Epoch, FinishReason
 
 SUM = ToolAnswer({"value": 42}, "6 * 7 = 42", 0.001)
 DOWN = error(Reason.DEPENDENCY_UNAVAILABLE, "connection refused")
@@ -88,6 +89,14 @@ async def test_retrieval_and_tools_run_side_by_side(tmp_path: Path) -> None:
     assert kinds(entries)[:4] == ["Started", "ToolCallStarted", "ToolCallStarted", "ToolCallStarted"]
     assert set(kinds(entries)[4:8]) == {"Retrieved", "ToolResult"}
     assert [result.text for result in r.generator.prompts[0].tool_results] == ["6 * 7 = 42"] * 3
+
+
+async def test_tools_see_no_more_documents_than_the_turns_own_search(tmp_path: Path) -> None:
+    tools = ScriptedTools({"calculator": SUM})
+    scope = DocumentScope("collections/handbook", 'team = "public"', Epoch("ab" * 16, 3))
+    async with replica(tmp_path, tools=tools, plan=calculator(2)) as r:
+        await r.ask(collection=scope.collection, filter=scope.filter, min_epoch=scope.min_epoch)
+    assert tools.scopes == [scope] * 2
 
 
 async def test_at_most_ten_tool_calls_run_at_once(tmp_path: Path) -> None:

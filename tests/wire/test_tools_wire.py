@@ -233,8 +233,9 @@ async def retriever(place: Path) -> AsyncIterator[int]:
             await server.stop(0)
 
 
-def documents(*texts: str) -> Iterable[retriever_pb2.IngestDocumentsRequest]:
-    yield retriever_pb2.IngestDocumentsRequest(start=retriever_pb2.IngestStart(request_id="ingest-1"))
+def documents(*texts: str, collection: str = "") -> Iterable[retriever_pb2.IngestDocumentsRequest]:
+    start = retriever_pb2.IngestStart(request_id=f"ingest {collection}", collection=collection)
+    yield retriever_pb2.IngestDocumentsRequest(start=start)
     for index, text in enumerate(texts):
         header = retriever_pb2.DocumentHeader(source=f"notes/{index}.md", title=f"Note {index}")
         yield retriever_pb2.IngestDocumentsRequest(document=header)
@@ -266,6 +267,43 @@ async def test_document_search_asks_a_real_retriever_within_the_callers_tenant(t
     assert hits[0]["source"] == "notes/0.md"
     assert "the best, in Note 0: “The retry budget" in answer.text
     assert err.reason == Reason.COLLECTION_NOT_FOUND
+
+
+async def test_a_call_sees_only_what_it_is_held_to(tmp_path: Path) -> None:
+    scope = tools_pb2.DocumentScope(collection="collections/notes", filter='source = "notes/1.md"')
+    async with (
+        retriever(tmp_path) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        tools_house(open_builtin(["document_search"], RetrieverDocuments(channel))) as house,
+    ):
+        stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
+        for collection, texts in {
+            "notes": ("A lease is secret.", "A lease is public."),
+            "default": ("A lease.",),
+        }.items():
+            ingest = stub.IngestDocuments(documents(*texts, collection=f"collections/{collection}"), timeout=20)
+            scope.min_epoch.CopyFrom([event async for event in ingest][-1].finished.epoch)
+        for arguments in ({"query": "lease"}, {"query": "lease", "collection": "collections/default"}):
+            answer = await called(house.stub, request("document_search", arguments, scope=scope))
+            assert [hit["text"] for hit in json_format.MessageToDict(answer.result)["hits"]] == ["A lease is public."]
+        scope.min_epoch.sequence += 1
+        waiting = house.stub.CallTool(request("document_search", {"query": "lease"}, scope=scope), timeout=0.5)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await waiting
+
+
+@pytest.mark.parametrize(
+    ("field", "scope"),
+    [
+        ("scope.collection", {"collection": "notes"}),
+        ("scope.filter", {"filter": "x" * 2_049}),
+        ("scope.min_epoch.log_id", {"min_epoch": {"log_id": "x"}}),
+    ],
+)
+async def test_a_scope_that_is_none_is_refused(field: str, scope: dict[str, Any]) -> None:
+    async with tools_house(builtin_tools()) as house:
+        err = await refused(house.stub, request("document_search", {"query": "x"}, scope=scope))
+    assert (err.reason, err.field) == (Reason.INVALID_FIELD, field)
 
 
 async def test_without_a_retriever_the_search_says_so_and_the_other_tools_work() -> None:

@@ -9,7 +9,14 @@ from typing import Any, Final
 from grpc import aio
 
 from services.orchestrator.peers.leaving import result
-from services.orchestrator.types import ArgumentExtractor, ExtractorKind, ToolAnswer, ToolPattern, ToolSpec
+from services.orchestrator.types import (
+    ArgumentExtractor,
+    DocumentScope,
+    ExtractorKind,
+    ToolAnswer,
+    ToolPattern,
+    ToolSpec,
+)
 from weft import wire
 from weft.errors import from_rpc_error
 from weft.tools.v1 import tools_pb2, tools_pb2_grpc
@@ -49,11 +56,19 @@ class ToolsPeer:
         return tuple(found)
 
     async def call(
-        self, tool: str, arguments: Mapping[str, Any], *, call_id: str, today: datetime.date | None
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        call_id: str,
+        today: datetime.date | None,
+        scope: DocumentScope,
     ) -> ToolAnswer:
         """See the port."""
         request = tools_pb2.CallToolRequest(name=tool, call_id=call_id, today=today.isoformat() if today else "")
         wire.put_struct(request.arguments, arguments)
+        request.scope.collection, request.scope.filter = scope.collection, scope.filter
+        wire.put_epoch(request.scope.min_epoch, scope.min_epoch)
         try:
             response = await result(self._stub.CallTool(request))
         except aio.AioRpcError as exc:

@@ -6,6 +6,7 @@ words, and for models that want another look with other words.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from services.tools.builtin._wording import BEGIN
@@ -158,7 +159,7 @@ def open(documents: DocumentFinder) -> ToolFunction:
         found = await documents.find(
             arguments["query"],
             top_k=int(arguments.get("top_k", _DEFAULT_TOP_K)),
-            collection=arguments.get("collection", ""),
+            scope=replace(context.scope, collection=context.scope.collection or arguments.get("collection", "")),
         )
         hits = [
             {

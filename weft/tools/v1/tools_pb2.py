@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from weft.common.v1 import epoch_pb2 as weft_dot_common_dot_v1_dot_epoch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19weft/tools/v1/tools.proto\x12\rweft.tools.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xa0\x02\n\x08ToolSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\x0cinput_schema\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\routput_schema\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fmax_concurrency\x18\x06 \x01(\r\x12\x11\n\tread_only\x18\x07 \x01(\x08\x12,\n\x08patterns\x18\x08 \x03(\x0b\x32\x1a.weft.tools.v1.ToolPattern\x12\x0c\n\x04hint\x18\t \x01(\t\"Q\n\x0bToolPattern\x12\r\n\x05regex\x18\x01 \x01(\t\x12\x33\n\targuments\x18\x02 \x03(\x0b\x32 .weft.tools.v1.ArgumentExtractor\"\x9c\x01\n\x11\x41rgumentExtractor\x12\x10\n\x08\x61rgument\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.weft.tools.v1.ExtractorKind\x12(\n\x08\x63onstant\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x10\n\x08optional\x18\x05 \x01(\x08\"9\n\x10ListToolsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x11ListToolsResponse\x12&\n\x05tools\x18\x01 \x03(\x0b\x32\x17.weft.tools.v1.ToolSpec\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"k\n\x0f\x43\x61llToolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\targuments\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\r\n\x05today\x18\x04 \x01(\t\"v\n\x10\x43\x61llToolResponse\x12\'\n\x06result\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04text\x18\x02 \x01(\t\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*\xd6\x01\n\rExtractorKind\x12\x1e\n\x1a\x45XTRACTOR_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45XTRACTOR_KIND_TEXT\x10\x01\x12\x19\n\x15\x45XTRACTOR_KIND_NUMBER\x10\x02\x12\x1d\n\x19\x45XTRACTOR_KIND_EXPRESSION\x10\x03\x12\x17\n\x13\x45XTRACTOR_KIND_DATE\x10\x04\x12\x1b\n\x17\x45XTRACTOR_KIND_CONSTANT\x10\x05\x12\x1c\n\x18\x45XTRACTOR_KIND_PAST_DATE\x10\x06\x32\xb5\x01\n\x0cToolsService\x12S\n\tListTools\x12\x1f.weft.tools.v1.ListToolsRequest\x1a .weft.tools.v1.ListToolsResponse\"\x03\x90\x02\x01\x12P\n\x08\x43\x61llTool\x12\x1e.weft.tools.v1.CallToolRequest\x1a\x1f.weft.tools.v1.CallToolResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19weft/tools/v1/tools.proto\x12\rweft.tools.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1aweft/common/v1/epoch.proto\"\xa0\x02\n\x08ToolSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\x0cinput_schema\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\routput_schema\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fmax_concurrency\x18\x06 \x01(\r\x12\x11\n\tread_only\x18\x07 \x01(\x08\x12,\n\x08patterns\x18\x08 \x03(\x0b\x32\x1a.weft.tools.v1.ToolPattern\x12\x0c\n\x04hint\x18\t \x01(\t\"Q\n\x0bToolPattern\x12\r\n\x05regex\x18\x01 \x01(\t\x12\x33\n\targuments\x18\x02 \x03(\x0b\x32 .weft.tools.v1.ArgumentExtractor\"\x9c\x01\n\x11\x41rgumentExtractor\x12\x10\n\x08\x61rgument\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.weft.tools.v1.ExtractorKind\x12(\n\x08\x63onstant\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x10\n\x08optional\x18\x05 \x01(\x08\"9\n\x10ListToolsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x11ListToolsResponse\x12&\n\x05tools\x18\x01 \x03(\x0b\x32\x17.weft.tools.v1.ToolSpec\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x98\x01\n\x0f\x43\x61llToolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\targuments\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\r\n\x05today\x18\x04 \x01(\t\x12+\n\x05scope\x18\x05 \x01(\x0b\x32\x1c.weft.tools.v1.DocumentScope\"]\n\rDocumentScope\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\t\x12(\n\tmin_epoch\x18\x03 \x01(\x0b\x32\x15.weft.common.v1.Epoch\"v\n\x10\x43\x61llToolResponse\x12\'\n\x06result\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04text\x18\x02 \x01(\t\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*\xd6\x01\n\rExtractorKind\x12\x1e\n\x1a\x45XTRACTOR_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45XTRACTOR_KIND_TEXT\x10\x01\x12\x19\n\x15\x45XTRACTOR_KIND_NUMBER\x10\x02\x12\x1d\n\x19\x45XTRACTOR_KIND_EXPRESSION\x10\x03\x12\x17\n\x13\x45XTRACTOR_KIND_DATE\x10\x04\x12\x1b\n\x17\x45XTRACTOR_KIND_CONSTANT\x10\x05\x12\x1c\n\x18\x45XTRACTOR_KIND_PAST_DATE\x10\x06\x32\xb5\x01\n\x0cToolsService\x12S\n\tListTools\x12\x1f.weft.tools.v1.ListToolsRequest\x1a .weft.tools.v1.ListToolsResponse\"\x03\x90\x02\x01\x12P\n\x08\x43\x61llTool\x12\x1e.weft.tools.v1.CallToolRequest\x1a\x1f.weft.tools.v1.CallToolResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,22 +38,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOLSSERVICE'].methods_by_name['ListTools']._serialized_options = b'\220\002\001'
   _globals['_TOOLSSERVICE'].methods_by_name['CallTool']._loaded_options = None
   _globals['_TOOLSSERVICE'].methods_by_name['CallTool']._serialized_options = b'\220\002\002'
-  _globals['_EXTRACTORKIND']._serialized_start=1014
-  _globals['_EXTRACTORKIND']._serialized_end=1228
-  _globals['_TOOLSPEC']._serialized_start=107
-  _globals['_TOOLSPEC']._serialized_end=395
-  _globals['_TOOLPATTERN']._serialized_start=397
-  _globals['_TOOLPATTERN']._serialized_end=478
-  _globals['_ARGUMENTEXTRACTOR']._serialized_start=481
-  _globals['_ARGUMENTEXTRACTOR']._serialized_end=637
-  _globals['_LISTTOOLSREQUEST']._serialized_start=639
-  _globals['_LISTTOOLSREQUEST']._serialized_end=696
-  _globals['_LISTTOOLSRESPONSE']._serialized_start=698
-  _globals['_LISTTOOLSRESPONSE']._serialized_end=782
-  _globals['_CALLTOOLREQUEST']._serialized_start=784
-  _globals['_CALLTOOLREQUEST']._serialized_end=891
-  _globals['_CALLTOOLRESPONSE']._serialized_start=893
-  _globals['_CALLTOOLRESPONSE']._serialized_end=1011
-  _globals['_TOOLSSERVICE']._serialized_start=1231
-  _globals['_TOOLSSERVICE']._serialized_end=1412
+  _globals['_EXTRACTORKIND']._serialized_start=1183
+  _globals['_EXTRACTORKIND']._serialized_end=1397
+  _globals['_TOOLSPEC']._serialized_start=135
+  _globals['_TOOLSPEC']._serialized_end=423
+  _globals['_TOOLPATTERN']._serialized_start=425
+  _globals['_TOOLPATTERN']._serialized_end=506
+  _globals['_ARGUMENTEXTRACTOR']._serialized_start=509
+  _globals['_ARGUMENTEXTRACTOR']._serialized_end=665
+  _globals['_LISTTOOLSREQUEST']._serialized_start=667
+  _globals['_LISTTOOLSREQUEST']._serialized_end=724
+  _globals['_LISTTOOLSRESPONSE']._serialized_start=726
+  _globals['_LISTTOOLSRESPONSE']._serialized_end=810
+  _globals['_CALLTOOLREQUEST']._serialized_start=813
+  _globals['_CALLTOOLREQUEST']._serialized_end=965
+  _globals['_DOCUMENTSCOPE']._serialized_start=967
+  _globals['_DOCUMENTSCOPE']._serialized_end=1060
+  _globals['_CALLTOOLRESPONSE']._serialized_start=1062
+  _globals['_CALLTOOLRESPONSE']._serialized_end=1180
+  _globals['_TOOLSSERVICE']._serialized_start=1400
+  _globals['_TOOLSSERVICE']._serialized_end=1581
 # @@protoc_insertion_point(module_scope)

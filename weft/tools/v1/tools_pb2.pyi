@@ -2,6 +2,7 @@ import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
+from weft.common.v1 import epoch_pb2 as _epoch_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -89,16 +90,28 @@ class ListToolsResponse(_message.Message):
     def __init__(self, tools: _Optional[_Iterable[_Union[ToolSpec, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class CallToolRequest(_message.Message):
-    __slots__ = ("name", "arguments", "call_id", "today")
+    __slots__ = ("name", "arguments", "call_id", "today", "scope")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     TODAY_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
     name: str
     arguments: _struct_pb2.Struct
     call_id: str
     today: str
-    def __init__(self, name: _Optional[str] = ..., arguments: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., call_id: _Optional[str] = ..., today: _Optional[str] = ...) -> None: ...
+    scope: DocumentScope
+    def __init__(self, name: _Optional[str] = ..., arguments: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., call_id: _Optional[str] = ..., today: _Optional[str] = ..., scope: _Optional[_Union[DocumentScope, _Mapping]] = ...) -> None: ...
+
+class DocumentScope(_message.Message):
+    __slots__ = ("collection", "filter", "min_epoch")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    MIN_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    filter: str
+    min_epoch: _epoch_pb2.Epoch
+    def __init__(self, collection: _Optional[str] = ..., filter: _Optional[str] = ..., min_epoch: _Optional[_Union[_epoch_pb2.Epoch, _Mapping]] = ...) -> None: ...
 
 class CallToolResponse(_message.Message):
     __slots__ = ("result", "text", "duration")
