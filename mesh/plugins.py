@@ -19,7 +19,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from weft.errors import Reason, error
 
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+-]*")
-SECRET: Final = re.compile(r"token|secret|password|key", re.IGNORECASE)
+# Names of what is never shown; `max_waiting_tokens` is a number.
+SECRET: Final = re.compile(r"(^|[_.-])(token|secrets?|passwords?|passwd|keys?|credentials?)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

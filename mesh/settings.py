@@ -8,6 +8,7 @@ underscore). pydantic-settings passes over misspelt names in silence, so ``load`
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -20,6 +21,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mesh.plugins import SECRET, Url
 from weft.errors import Reason, WeftError, error
+from weft.settings import address_problem
 
 PREFIX: Final = "WEFT_"
 # Groups of names that belong to one process or service. Other services' groups are let through: one
@@ -61,7 +63,7 @@ class ServiceSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(0, ge=0, le=65535, description="gRPC port to listen on; 0 takes a free one")
     metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics and /healthz; 0 takes a free one")
-    advertise: str = Field("", description="host that others dial; unset: the address listened on")
+    advertise: str = Field("", description="IP address that others dial; unset: the one listened on")
     version: str = Field("v1", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$", description="version label for routes")
     zone: str = Field("", max_length=63, description="zone for zone-aware routing")
     tags: Annotated[tuple[str, ...], NoDecode] = Field((), description="capability tags, separated by commas")
@@ -87,12 +89,19 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for address in value:
-            host, _, port = address.rpartition(":")
-            if not host or not port.isdigit() or not 0 < int(port) < 65536:
-                raise ValueError(f"{address!r} is not host:port")
+            if problem := address_problem(address):
+                raise ValueError(problem)
         if not value:
             raise ValueError("names no control plane")
         return value
+
+    @field_validator("advertise")
+    @classmethod
+    def _ip_address(cls, value: str) -> str:
+        try:
+            return str(ipaddress.ip_address(value)) if value else ""
+        except ValueError:
+            raise ValueError("not an IP address; endpoints in xDS have no names") from None
 
     @property
     def listen(self) -> tuple[str, int]:
@@ -188,7 +197,8 @@ def _explain(item: ErrorDetails, settings_class: type[BaseSettings]) -> str:
     info = settings_class.model_fields.get(path[0])
     alias = info.validation_alias if info is not None and isinstance(info.validation_alias, str) else None
     name = alias or path[0] if path[0].isupper() else PREFIX + "__".join(path).upper()
-    given = "hidden" if SECRET.search(name) else repr(str(_mask(item.get("input")))[:60])
+    secret = any(SECRET.search(part) for part in name.split("__"))
+    given = "hidden" if secret else repr(str(_mask(item.get("input")))[:60])
     return f"{name}: {item['msg']} (is {given})"
 
 

@@ -74,7 +74,7 @@ class Document:
     title: str = ""
     """Found in the text when empty."""
     mime_type: str = ""
-    """Told from the ending of ``source`` when empty; text/plain and text/markdown are known."""
+    """Told from the ending of ``source`` when empty; text, Markdown, HTML, PDF and docx are known."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Kept with the document and given back with each hit; at most 16 KiB as JSON."""
 

@@ -2,8 +2,9 @@
 
     paths ──collect──> files and Documents ──stream──> start, header, data…, header, data… ──> progress…, finished
 
-Folders are walked for the kinds of file that the retriever reads; hidden ones are left out, and a file
-that is named outright is sent whatever its ending, so that the service can say why it won't do. The
+Folders are walked for the kinds of file that the retriever reads; hidden ones are left out, others are told
+by ``passed_over``, and a file that is named outright is sent whatever its ending, so that the service can say
+why it won't do. The
 source of a file is its path as it was given: ingest it from the same directory again and it is the
 same document.
 
@@ -29,7 +30,7 @@ from weft.answers import Document, IngestProgress, IngestResult
 from weft.errors import Reason, WeftError, error, from_proto
 from weft.retriever.v1 import retriever_pb2
 
-READABLE_ENDINGS: Final = (".md", ".markdown", ".txt", ".text", ".html", ".htm", ".pdf", ".docx")
+READABLE_ENDINGS: Final = (*(".md", ".markdown", ".mdx", ".txt", ".text", ".html", ".htm", ".xhtml", ".pdf", ".docx"),)
 _PART_BYTES: Final = 512 * 1024  # a data part may hold 1 MiB
 
 Source = str | os.PathLike[str] | Document
@@ -81,12 +82,19 @@ def collect(sources: Source | Iterable[Source]) -> list[Upload]:
     return list(found.values())
 
 
+def passed_over(sources: Iterable[Source]) -> Counter[str]:
+    """How many files of each ending ``collect`` leaves out of the folders among ``sources``. Blocking, too."""
+    folders = [Path(source) for source in sources if not isinstance(source, Document) and Path(source).is_dir()]
+    endings = (path.suffix.lower() for folder in folders for path in _walk(folder))
+    return Counter(ending for ending in endings if ending not in READABLE_ENDINGS)
+
+
 def _uploads(source: Source) -> list[Upload]:
     if isinstance(source, Document):
         return [Upload(source.source, len(_content(source)), Path(), source)]
     path = Path(source)
     if path.is_dir():
-        files = [_file(file) for file in _walk(path)]
+        files = [_file(file) for file in _walk(path) if file.suffix.lower() in READABLE_ENDINGS]
         if not files:
             raise _bad_path(path, f"holds no readable files; readable are {', '.join(READABLE_ENDINGS)}")
         return files
@@ -106,7 +114,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))  # not even looked into
         for name in sorted(files):
             path = Path(directory, name)
-            if not name.startswith(".") and path.suffix.lower() in READABLE_ENDINGS and path.is_file():
+            if not name.startswith(".") and path.is_file():
                 yield path
 
 

@@ -25,11 +25,7 @@ ERROR_DOMAIN: Final = "weft.dev"  # google.rpc.ErrorInfo.domain
 RPC_SYSTEM: Final = "rpc.system.name"
 RPC_METHOD: Final = "rpc.method"  # package.Service/Method
 RPC_STATUS: Final = "rpc.response.status_code"
-SERVER_ADDRESS: Final = "server.address"
-SERVER_PORT: Final = "server.port"
 ERROR_TYPE: Final = "error.type"
-METRIC_SERVER_STARTED: Final = "grpc.server.call.started"
-METRIC_SERVER_DURATION: Final = "grpc.server.call.duration"
 
 # -- GenAI spans --------------------------------------------------------------------------------------
 GENAI_OPERATION: Final = "gen_ai.operation.name"
@@ -48,7 +44,6 @@ GENAI_PROMPT_NAME: Final = "gen_ai.prompt.name"  # of the template
 GENAI_PROMPT_VERSION: Final = "gen_ai.prompt.version"
 GENAI_TOOL_NAME: Final = "gen_ai.tool.name"
 GENAI_TOOL_CALL_ID: Final = "gen_ai.tool.call.id"
-GENAI_CONVERSATION_ID: Final = "gen_ai.conversation.id"
 METRIC_FIRST_TOKEN: Final = "gen_ai_server_time_to_first_token_seconds"
 METRIC_EACH_TOKEN: Final = "gen_ai_server_time_per_output_token_seconds"
 
@@ -60,12 +55,10 @@ TURN: Final = "weft.turn"
 COLLECTION: Final = "weft.collection"
 EPOCH: Final = "weft.epoch"  # "log_id:sequence"
 HITS: Final = "weft.hits"
-VERSION: Final = "weft.version"  # version label of the instance
 DEGRADED: Final = "weft.degraded"  # stages that were skipped
 REPLAYED: Final = "weft.replayed"
 CACHED: Final = "weft.cached"
 ERROR_REASON: Final = "weft.error.reason"
-DEADLINE_MS: Final = "weft.deadline_ms"
 JOB: Final = "weft.job"  # "jobs/{id}"
 JOB_ATTEMPT: Final = "weft.job.attempt"  # from 1
 QUEUE_AHEAD: Final = "weft.queue.ahead"  # requests that waited when this one came; only where it had to wait

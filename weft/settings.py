@@ -36,15 +36,18 @@ def find_mesh(
         mesh = environ.get("WEFT_MESH") or DEFAULT_MESH
     addresses = tuple(a.strip() for a in mesh.split(",")) if isinstance(mesh, str) else tuple(mesh)
     for address in addresses or ("",):
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-            raise error(
-                Reason.INVALID_FIELD,
-                f"the mesh's address {address!r} is not host:port; an example is {DEFAULT_MESH}",
-                field="mesh",
-                address=address,
-            )
+        if problem := address_problem(address):
+            raise error(Reason.INVALID_FIELD, f"the mesh's address {problem}", field="mesh", address=address)
     return addresses
+
+
+def address_problem(address: str) -> str:
+    """What is wrong with a control plane's address, as the rest of a sentence; empty where nothing is."""
+    host, _, port = address.rpartition(":")
+    if host and not set(host) & set("/@") and port.isdecimal() and 0 < int(port) < 65_536:
+        return ""
+    without = "; leave out what stands before the host" if "://" in address else ""
+    return f"{address!r} is not host:port{without}; an example is {DEFAULT_MESH}"
 
 
 def find_target(target: str | None = None, environ: Mapping[str, str] = os.environ) -> str:

@@ -50,14 +50,15 @@ def where(mesh: str | None, data: Path | None) -> Where:
 
 
 def check_address(address: str) -> None:
-    """Refuse what is not ``HOST:PORT``.
+    """Refuse what is not ``host:port``.
 
     Raises:
         typer.BadParameter: it isn't.
     """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise typer.BadParameter(f"{address!r} is not HOST:PORT; an example is 127.0.0.1:9500", param_hint="--mesh")
+    from weft.settings import address_problem
+
+    if problem := address_problem(address):
+        raise typer.BadParameter(problem, param_hint="--mesh")
 
 
 def pairs(text: str, option: str, example: str) -> list[tuple[str, str]]:

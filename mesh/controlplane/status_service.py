@@ -69,8 +69,10 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
             otlp_endpoint=self._otlp_endpoint,
             subscribers=self._ads.subscribers,
         )
+        problems = {(refused.service, refused.id): refused.problem for refused in snapshot.refused} if snapshot else {}
         for instance, health in found:
-            status = response.instances.add(instance=records.to_proto(instance), health=health)
+            problem = problems.get((instance.service, instance.id), "")
+            status = response.instances.add(instance=records.to_proto(instance), health=health, problem=problem)
             load = loads.get(instance.id)
             if load is not None:
                 status.load.CopyFrom(

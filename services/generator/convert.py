@@ -225,4 +225,5 @@ def model(info: ModelInfo) -> pb.Model:
         context_tokens=info.capabilities.context_tokens,
         can_resume=info.capabilities.can_resume,
         default=info.default,
+        can_repeat=info.capabilities.can_repeat,
     )

@@ -172,6 +172,19 @@ async def test_status_tells_load_and_doesnt_wait_for_the_dead(tmp_path: Path) ->
         assert not any(item.HasField("load") for item in (await plane.status()).instances)
 
 
+async def test_status_says_why_somebody_is_never_called(tmp_path: Path) -> None:
+    async with house(tmp_path, WEFT_CONTROLPLANE__LEASE_TTL_S="2") as plane:
+        await plane.announce("one")
+        await plane.announce("named", host="localhost")
+        async with asyncio.timeout(20):
+            problems: dict[str, str] = {}
+            while not problems.get("named"):
+                await asyncio.sleep(0.05)
+                problems = {item.instance.id: item.problem for item in (await plane.status()).instances}
+    assert "localhost" in problems["named"]
+    assert problems["one"] == ""
+
+
 async def test_a_record_out_of_bounds_is_refused_on_the_wire(tmp_path: Path) -> None:
     async with house(tmp_path) as plane:
         record = registry_pb2.Instance(service="retriever", id="one", host="127.0.0.1", port=70_000)

@@ -56,8 +56,10 @@ class House:
         found = (await self.status()).instances
         return {item.instance.id for item in found if item.health == status_pb2.HEALTH_SERVING}
 
-    async def announce(self, name: str, service: str = "retriever", version: str = "v1") -> Announced:
-        """Serve and register one instance; both end with the house."""
+    async def announce(
+        self, name: str, service: str = "retriever", version: str = "v1", host: str = "127.0.0.1"
+    ) -> Announced:
+        """Serve and register one instance, as if at ``host``; both end with the house."""
         server = MeshServer(
             tracer=NoOpTracer(), metrics=Metrics(service="t", instance_id=name, version="v1"),
             load=LoadMeter(LoadWeights()),
@@ -69,7 +71,7 @@ class House:
         url = Url.parse(self.mesh.registry)
         announcer = plugins.load("mesh.registry", url).open(url, settings)
         self.stack.push_async_callback(announcer.close)
-        instance = Instance(service=service, id=name, host="127.0.0.1", port=port, version=version)
+        instance = Instance(service=service, id=name, host=host, port=port, version=version)
         return Announced(instance, server, await announcer.register(instance))
 
     async def pause(self, seconds: float) -> None:

@@ -156,6 +156,7 @@ async def test_a_document_that_was_not_taken_in_is_named_and_the_exit_code_says_
 ) -> None:
     (tmp_path / "a.md").write_text("# A")
     (tmp_path / "b.md").write_text("")
+    (tmp_path / "c.csv").write_text("1,2")
     source = f"{tmp_path}/b.md"
     server.retriever.refused = {source: error(Reason.DOCUMENT_EMPTY, "holds no text", source=source)}
     done = await run(server, "ingest", str(tmp_path))
@@ -164,6 +165,7 @@ async def test_a_document_that_was_not_taken_in_is_named_and_the_exit_code_says_
     assert done.err.splitlines() == [
         f"not taken in: {source}: holds no text [DOCUMENT_EMPTY]",
         "weft: 1 of 2 documents not taken in, for the reasons above; the rest is in and can be searched",
+        "weft: left out of folders, since files like these are not read: 1 .csv; name one to try it all the same",
     ]
     assert list(server.retriever.documents) == [f"{tmp_path}/a.md"]
     alone = await run(server, "ingest", source)
@@ -197,8 +199,9 @@ async def test_without_a_mesh_every_command_says_so_with_code_3(command: tuple[s
         (("ask",), "Missing argument"),
         (("ask", "q", "--sesion", "s"), "No such option"),
         (("up", "--replicas", "retreiver=2"), "no service"),
-        (("up", "--mesh", "nowhere"), "HOST:PORT"),
-        (("status", "--mesh", "nowhere"), "HOST:PORT"),
+        (("up", "--mesh", "nowhere"), "host:port"),
+        (("status", "--mesh", "nowhere"), "host:port"),
+        (("status", "--mesh", "http://127.0.0.1:9500"), "leave out what stands before the host"),
         (("status", "--mesh", "127.0.0.1:1", "--data", "x"), "either --mesh or --data"),
         (("route", "retriever", "--clear", "--show"), "say one of"),
         (("route", "retriever", "--unknown-service"), "--weights or --header"),

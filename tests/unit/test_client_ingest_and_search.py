@@ -13,6 +13,7 @@ import weft
 from tests.support.scripted import Server, finished, scripted_server, started
 from weft.common.v1 import passage_pb2
 from weft.errors import Reason, WeftError, error
+from weft.ingest import passed_over
 from weft.retriever.v1 import retriever_pb2
 
 
@@ -38,6 +39,7 @@ async def test_a_folder_is_walked_for_readable_files_and_hidden_ones_stay_out(se
     async with server.client() as c:
         result = await c.ingest(folder, collection="books")
     assert server.retriever.documents == {f"{folder}/a.md": b"# A\nalpha", f"{folder}/sub/b.txt": b"beta"}
+    assert passed_over([folder, folder / "a.md", weft.Document("d", "text")]) == {".png": 1}
     assert server.retriever.collections == ["collections/books"]
     assert result == weft.IngestResult(documents=2, unchanged=0, chunks=4, epoch=weft.Epoch("0" * 32, 2))
 

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from mesh.settings import ServiceSettings, load, masked
+from services.generator.settings import Settings as GeneratorSettings
 from weft.errors import WeftError
 
 
@@ -67,10 +68,30 @@ def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert "WEFT_MESH" in message
 
 
+def test_a_name_is_no_address_that_others_dial(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read(monkeypatch, WEFT_ADVERTISE="10.1.2.3").advertise == "10.1.2.3"
+    with pytest.raises(WeftError) as caught:
+        read(monkeypatch, WEFT_ADVERTISE="localhost")
+    assert "WEFT_ADVERTISE: Value error, not an IP address" in str(caught.value)
+    assert "'localhost'" in str(caught.value)
+
+
 def test_secrets_are_masked_in_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WeftError) as caught:
         read(monkeypatch, WEFT_PORT="x://u:s3cret@h")
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden"), [("WEFT_GENERATOR__API_KEYS", True), ("WEFT_GENERATOR__MAX_WAITING_TOKENS", False)]
+)
+def test_a_value_is_hidden_by_the_name_of_a_secret_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str, hidden: bool
+) -> None:
+    monkeypatch.setenv(name, "s3cret")
+    with pytest.raises(WeftError) as caught:
+        load(GeneratorSettings)
+    assert ("s3cret" in str(caught.value)) is not hidden
 
 
 def test_secrets_are_masked_in_print(monkeypatch: pytest.MonkeyPatch) -> None:

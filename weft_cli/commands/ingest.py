@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
@@ -30,7 +31,8 @@ def ingest(
 ) -> None:
     """Take documents in: text, Markdown, HTML, PDF and Word, folders with all that is below them.
 
-    PATH is a file or a folder; - reads a text from standard input.
+    PATH is a file or a folder; - reads a text from standard input. As it is given here it names the document:
+    README.md and /full/path/README.md are two.
 
     When it returns, the documents are found; with --detach, when its job has ended. The same content again
     changes nothing, changed content replaces the old.
@@ -42,6 +44,7 @@ def ingest(
 
 
 async def _ingest(paths: list[str], collection: str | None, detach: bool, at: Where, as_json: bool) -> int:
+    from weft.ingest import passed_over
     from weft_cli.connecting import connected
     from weft_cli.output import print_json, say
 
@@ -54,6 +57,10 @@ async def _ingest(paths: list[str], collection: str | None, detach: bool, at: Wh
     else:
         say(f"{result.job} takes them in; see weft jobs wait" if result.job else summary(result))
         print_failed(result)
+    if passed := await asyncio.to_thread(passed_over, sources):
+        kinds = ", ".join(f"{number} {ending or 'without an ending'}" for ending, number in passed.most_common(8))
+        note = f"left out of folders, since files like these are not read: {kinds}; name one to try it all the same"
+        typer.secho(f"weft: {note}", err=True, fg="yellow")
     return FAILED if result.failed else OK
 
 

@@ -76,7 +76,7 @@ def _row(item: dict[str, Any]) -> tuple[str, ...]:
     if item["problem"]:
         return (item["instance"], "-", "-", "-", "-", item["problem"])
     context = f"{item['context_tokens']:,}" if item["context_tokens"] else "-"
-    continues = "yes" if item["can_resume"] else "no"
+    continues = "yes" if item["can_resume"] or item["can_repeat"] else "no"
     return (item["instance"], item["model"], item["backend"], context, continues, "default" if item["default"] else "")
 
 
@@ -114,6 +114,7 @@ async def _models_of(instance: str, address: str) -> list[dict[str, Any]]:
             "backend": model.backend,
             "context_tokens": model.context_tokens,
             "can_resume": model.can_resume,
+            "can_repeat": model.can_repeat,
             "default": model.default,
         }
         for model in reply.models

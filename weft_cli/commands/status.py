@@ -48,7 +48,7 @@ async def _status(at: Where, as_json: bool) -> int:
 def as_shape(mesh: str, found: status_pb2.GetMeshStatusResponse) -> dict[str, Any]:
     """The status as ``--json`` prints it."""
     instances = [_instance(item) for item in found.instances]
-    healthy = {item["service"] for item in instances if item["health"] in _HEALTHY}
+    healthy = {item["service"] for item in instances if item["health"] in _HEALTHY and not item["problem"]}
     missing = [service for service in DEFAULT_REPLICAS if service not in healthy]
     return {
         "mesh": mesh,
@@ -78,6 +78,7 @@ def _instance(item: status_pb2.InstanceStatus) -> dict[str, Any]:
         "tags": list(record.tags),
         "metrics_port": record.metrics_port,
         "health": status_pb2.Health.Name(item.health).removeprefix("HEALTH_").lower(),
+        "problem": item.problem,
         "load": {
             "cpu": load.cpu,
             "pending": load.pending,
@@ -113,6 +114,9 @@ def print_status(shown: dict[str, Any]) -> None:
         print_instances(shown["instances"])
     else:
         say("no instances")
+    for item in shown["instances"]:
+        if item["problem"]:
+            say(f"\n{item['id']} is never called: {item['problem']}")
     for item in shown["policies"]:
         say()
         print_policy(item)

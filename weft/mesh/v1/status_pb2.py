@@ -27,7 +27,7 @@ from weft.mesh.v1 import registry_pb2 as weft_dot_mesh_dot_v1_dot_registry__pb2
 from weft.mesh.v1 import routing_pb2 as weft_dot_mesh_dot_v1_dot_routing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19weft/mesh/v1/status.proto\x12\x0cweft.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bweft/mesh/v1/registry.proto\x1a\x1aweft/mesh/v1/routing.proto\"\xa7\x01\n\x04Load\x12\x0b\n\x03\x63pu\x18\x01 \x01(\x01\x12\x0f\n\x07pending\x18\x02 \x01(\x01\x12\x12\n\ngpu_memory\x18\x03 \x01(\x01\x12\x0b\n\x03rps\x18\x04 \x01(\x01\x12\x30\n\x07\x66igures\x18\x05 \x03(\x0b\x32\x1f.weft.mesh.v1.Load.FiguresEntry\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x82\x01\n\x0eInstanceStatus\x12(\n\x08instance\x18\x01 \x01(\x0b\x32\x16.weft.mesh.v1.Instance\x12$\n\x06health\x18\x02 \x01(\x0e\x32\x14.weft.mesh.v1.Health\x12 \n\x04load\x18\x03 \x01(\x0b\x32\x12.weft.mesh.v1.Load\")\n\x14GetMeshStatusRequest\x12\x11\n\twith_load\x18\x01 \x01(\x08\"\x9d\x02\n\x15GetMeshStatusResponse\x12/\n\tinstances\x18\x01 \x03(\x0b\x32\x1c.weft.mesh.v1.InstanceStatus\x12,\n\x08policies\x18\x02 \x03(\x0b\x32\x1a.weft.mesh.v1.PolicyStatus\x12\x18\n\x10snapshot_version\x18\x03 \x01(\t\x12\x31\n\rsnapshot_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08registry\x18\x05 \x01(\t\x12\x1a\n\x12registry_available\x18\x06 \x01(\x08\x12\x15\n\rotlp_endpoint\x18\x07 \x01(\t\x12\x13\n\x0bsubscribers\x18\x08 \x01(\r*]\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_SERVING\x10\x01\x12\x16\n\x12HEALTH_NOT_SERVING\x10\x02\x12\x0f\n\x0bHEALTH_HELD\x10\x03\x32n\n\rStatusService\x12]\n\rGetMeshStatus\x12\".weft.mesh.v1.GetMeshStatusRequest\x1a#.weft.mesh.v1.GetMeshStatusResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19weft/mesh/v1/status.proto\x12\x0cweft.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bweft/mesh/v1/registry.proto\x1a\x1aweft/mesh/v1/routing.proto\"\xa7\x01\n\x04Load\x12\x0b\n\x03\x63pu\x18\x01 \x01(\x01\x12\x0f\n\x07pending\x18\x02 \x01(\x01\x12\x12\n\ngpu_memory\x18\x03 \x01(\x01\x12\x0b\n\x03rps\x18\x04 \x01(\x01\x12\x30\n\x07\x66igures\x18\x05 \x03(\x0b\x32\x1f.weft.mesh.v1.Load.FiguresEntry\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x93\x01\n\x0eInstanceStatus\x12(\n\x08instance\x18\x01 \x01(\x0b\x32\x16.weft.mesh.v1.Instance\x12$\n\x06health\x18\x02 \x01(\x0e\x32\x14.weft.mesh.v1.Health\x12 \n\x04load\x18\x03 \x01(\x0b\x32\x12.weft.mesh.v1.Load\x12\x0f\n\x07problem\x18\x04 \x01(\t\")\n\x14GetMeshStatusRequest\x12\x11\n\twith_load\x18\x01 \x01(\x08\"\x9d\x02\n\x15GetMeshStatusResponse\x12/\n\tinstances\x18\x01 \x03(\x0b\x32\x1c.weft.mesh.v1.InstanceStatus\x12,\n\x08policies\x18\x02 \x03(\x0b\x32\x1a.weft.mesh.v1.PolicyStatus\x12\x18\n\x10snapshot_version\x18\x03 \x01(\t\x12\x31\n\rsnapshot_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08registry\x18\x05 \x01(\t\x12\x1a\n\x12registry_available\x18\x06 \x01(\x08\x12\x15\n\rotlp_endpoint\x18\x07 \x01(\t\x12\x13\n\x0bsubscribers\x18\x08 \x01(\r*]\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_SERVING\x10\x01\x12\x16\n\x12HEALTH_NOT_SERVING\x10\x02\x12\x0f\n\x0bHEALTH_HELD\x10\x03\x32n\n\rStatusService\x12]\n\rGetMeshStatus\x12\".weft.mesh.v1.GetMeshStatusRequest\x1a#.weft.mesh.v1.GetMeshStatusResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,18 +38,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOAD_FIGURESENTRY']._serialized_options = b'8\001'
   _globals['_STATUSSERVICE'].methods_by_name['GetMeshStatus']._loaded_options = None
   _globals['_STATUSSERVICE'].methods_by_name['GetMeshStatus']._serialized_options = b'\220\002\001'
-  _globals['_HEALTH']._serialized_start=767
-  _globals['_HEALTH']._serialized_end=860
+  _globals['_HEALTH']._serialized_start=784
+  _globals['_HEALTH']._serialized_end=877
   _globals['_LOAD']._serialized_start=134
   _globals['_LOAD']._serialized_end=301
   _globals['_LOAD_FIGURESENTRY']._serialized_start=255
   _globals['_LOAD_FIGURESENTRY']._serialized_end=301
   _globals['_INSTANCESTATUS']._serialized_start=304
-  _globals['_INSTANCESTATUS']._serialized_end=434
-  _globals['_GETMESHSTATUSREQUEST']._serialized_start=436
-  _globals['_GETMESHSTATUSREQUEST']._serialized_end=477
-  _globals['_GETMESHSTATUSRESPONSE']._serialized_start=480
-  _globals['_GETMESHSTATUSRESPONSE']._serialized_end=765
-  _globals['_STATUSSERVICE']._serialized_start=862
-  _globals['_STATUSSERVICE']._serialized_end=972
+  _globals['_INSTANCESTATUS']._serialized_end=451
+  _globals['_GETMESHSTATUSREQUEST']._serialized_start=453
+  _globals['_GETMESHSTATUSREQUEST']._serialized_end=494
+  _globals['_GETMESHSTATUSRESPONSE']._serialized_start=497
+  _globals['_GETMESHSTATUSRESPONSE']._serialized_end=782
+  _globals['_STATUSSERVICE']._serialized_start=879
+  _globals['_STATUSSERVICE']._serialized_end=989
 # @@protoc_insertion_point(module_scope)

@@ -45,14 +45,16 @@ class Load(_message.Message):
     def __init__(self, cpu: _Optional[float] = ..., pending: _Optional[float] = ..., gpu_memory: _Optional[float] = ..., rps: _Optional[float] = ..., figures: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
-    __slots__ = ("instance", "health", "load")
+    __slots__ = ("instance", "health", "load", "problem")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
     instance: _registry_pb2.Instance
     health: Health
     load: Load
-    def __init__(self, instance: _Optional[_Union[_registry_pb2.Instance, _Mapping]] = ..., health: _Optional[_Union[Health, str]] = ..., load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
+    problem: str
+    def __init__(self, instance: _Optional[_Union[_registry_pb2.Instance, _Mapping]] = ..., health: _Optional[_Union[Health, str]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class GetMeshStatusRequest(_message.Message):
     __slots__ = ("with_load",)
