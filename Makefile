@@ -20,7 +20,7 @@ test: $(VENV)/.dev  ## run every test; those that need a server which isn't inst
 vllm: $(VENV)-vllm/.ready  ## install vLLM for this machine's CPU into .venv-vllm (2 GB)
 
 test-vllm: $(VENV)-vllm/.ready  ## run the tests that need a real vLLM
-	$(VENV)-vllm/bin/python -m pytest $(VLLM_TESTS) -n 2
+	$(VENV)-vllm/bin/python -m pytest $(VLLM_TESTS)
 
 lint: $(VENV)/.dev  ## style, types, import lines, protos
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Load from a process of its own: a process belongs to one mesh, and a test's own must stay free.
 
-    python -m tests.support.driver --mesh HOST:PORT --kind search --callers 20 --seed 7
+    python -m tests.support.driver --mesh HOST:PORT --kind search --callers 12 --seed 7
 
 It prints ``ready`` once every caller had its first answer, runs until its standard input closes (or
 ``--max-seconds``), then prints one JSON line: how many calls were made, which failed and why, which
@@ -132,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mesh", required=True)
     parser.add_argument("--kind", choices=sorted(KINDS), required=True)
-    parser.add_argument("--callers", type=int, default=20)
+    parser.add_argument("--callers", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pause-s", type=float, default=0.5)
     parser.add_argument("--timeout-s", type=float, default=20.0)

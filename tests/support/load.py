@@ -30,7 +30,7 @@ class Load:
 
 
 @contextmanager
-def driving(mesh: Mesh, kind: str, *, callers: int = 20, seed: int = 1, **options: float) -> Iterator[Load]:
+def driving(mesh: Mesh, kind: str, *, callers: int = 12, seed: int = 1, **options: float) -> Iterator[Load]:
     """Keep ``callers`` calling within the block; every caller has had an answer before it begins."""
     arguments = [sys.executable, "-m", "tests.support.driver", "--mesh", mesh.address, "--kind", kind]
     arguments += ["--callers", str(callers), "--seed", str(seed)]

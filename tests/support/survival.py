@@ -41,7 +41,7 @@ def ids(mesh: Mesh) -> set[str]:
 
 
 class Survival:
-    """Real processes, 20 callers, two of each service."""
+    """Real processes, twelve callers, two of each service."""
 
     away_s = 30.0  # the control plane
 

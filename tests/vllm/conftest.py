@@ -6,8 +6,8 @@
     vllm_url          of the tiny model in an engine of this process; `house(m=vllm_url)` shares it
 
 An engine takes many seconds to start. Tests share one: all of them and the fixtures run in one event loop, the
-session's. In two processes at once (`-n 2`, as `make test-vllm` does), each file stays in one piece, and those that
-share the engine in one process. Without vLLM installed the tests are skipped and say so.
+session's. They run one after the other: two engines at once take as long on two cores, and starve each other. Without
+vLLM installed the tests are skipped and say so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import importlib.util
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -27,9 +26,8 @@ from tests.support import tiny_llama as tiny
 from tests.support import vllm_engine
 from tests.support.generator import STARTED
 
-# vLLM binds its worker to what cores it finds, so that of two engines on a small machine both sit on the first.
+# vLLM binds its worker to what cores it finds: of two engines on a small machine both sit on the first.
 _UNBOUND = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-_SHARING = ("test_bad_input.py", "test_engine.py", "test_models.py")
 _INSTALLED = importlib.util.find_spec("vllm") is not None
 
 
@@ -43,19 +41,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.timeout(600))
         if not _INSTALLED:
             item.add_marker(pytest.mark.skip(reason="vLLM is not installed here; run `make test-vllm`"))
-
-
-@pytest.hookimpl(optionalhook=True)  # without xdist there are no such processes
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Say which tests stay together."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByEngine(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            path = nodeid.partition("::")[0]
-            return "the engine" if Path(path).name in _SHARING else path
-
-    return ByEngine(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""openai:// before vLLM's own server: the conformance suite, going on by token ids, leaving, and a server that dies."""
+"""openai:// before vLLM's own server: the conformance suite, going on by token ids, leaving."""
 
 from __future__ import annotations
 
@@ -6,18 +6,11 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from mesh.plugins import Url
-from services.generator.breaker import Guard, Policy
-from services.generator.generation import Generator
-from services.generator.models import openai, scripted
-from services.generator.types import Finished, Message, Request, Role, Sampling, Started
 from tests.conformance.test_generator_models import *  # noqa: F403
 from tests.conformance.test_generator_models import asking, edges, refused, resuming
 from tests.support.generator import House, ask, house
@@ -133,32 +126,3 @@ async def test_a_context_too_long_is_told_with_the_counts(server: VllmServer, mo
     assert err.reason == Reason.CONTEXT_TOO_LONG
     assert err.metadata["context_tokens"] == "2048"
     assert int(err.metadata.get("prompt_tokens") or err.metadata["wanted_tokens"]) > 2_048
-
-
-async def test_a_server_that_dies_is_left_alone_another_answers_and_it_comes_back(server: VllmServer) -> None:
-    model = openai.open(Url.parse(server.url()))
-    await model.start()
-    assert model.capabilities.context_tokens == 2_048
-    guarded = Guard(CollectorRegistry(), Policy(open_s=0.2, longest_open_s=0.5)).around("vllm", model)
-    generator = Generator({"vllm": guarded, "spare": scripted.open(Url.parse("scripted:?tokens=3"))})
-    wanted = Request((Message(Role.USER, "When?"),), sampling=Sampling(max_tokens=8))
-
-    async def who_answers() -> tuple[str, list[str]]:
-        async with aclosing(generator.generate(wanted)) as stream:
-            events = [event async for event in stream]
-        assert isinstance(events[0], Started)
-        assert isinstance(events[-1], Finished)
-        return events[0].model, [item.detail for item in events[-1].degraded]
-
-    assert await who_answers() == ("vllm", [])
-    server.kill()
-    details = []
-    while not details or "failed too often" not in details[-1]:
-        name, told = await who_answers()
-        assert name == "spare"
-        details += told
-    assert len(details) == Policy().failures_in_a_row + 1
-    await asyncio.to_thread(server.start)
-    while (await who_answers())[0] != "vllm":  # noqa: ASYNC110 - the probe's turn comes by the clock
-        await asyncio.sleep(0.1)
-    await model.close()
