@@ -111,6 +111,7 @@ class Client:
         session: str | None = None,
         collection: str | None = None,
         top_k: int | None = None,
+        filter: str = "",
         tools: Sequence[str] | None = None,
         model: str | None = None,
         min_epoch: Epoch | None = None,
@@ -133,6 +134,7 @@ class Client:
             session=session,
             collection=collection,
             top_k=top_k,
+            filter=filter,
             tools=tools,
             model=model,
             min_epoch=min_epoch,
@@ -148,6 +150,7 @@ class Client:
         session: str | None = None,
         collection: str | None = None,
         top_k: int | None = None,
+        filter: str = "",
         tools: Sequence[str] | None = None,
         model: str | None = None,
         min_epoch: Epoch | None = None,
@@ -165,6 +168,7 @@ class Client:
             session: ``answer.session`` of an earlier turn; unset: a new conversation.
             collection: where to look; unset: "default".
             top_k: passages at the most, 1 to 20; unset: 5.
+            filter: what a passage's document must fulfil, as in ``search``; the turn's tools see no others either.
             tools: names of those that may be used, an empty list for none; unset: all.
             model: name of a model; unset: the operator's default.
             min_epoch: look at least this far; unset: as far as this client has ingested.
@@ -181,6 +185,7 @@ class Client:
             question=checks.text("question", question),
             collection=collection_name,
             top_k=checks.count("top_k", top_k, 20),
+            filter=checks.text("filter", filter),
             model=checks.text("model", model or ""),
             tools=["-"] if tools is not None and not tools else [checks.text("tools", tool) for tool in tools or ()],
             allow_cached=allow_cached,

@@ -61,6 +61,14 @@ def check_address(address: str) -> None:
         raise typer.BadParameter(problem, param_hint="--mesh")
 
 
+Filter = Annotated[
+    str,
+    typer.Option(
+        "--filter", metavar="CONDITION", help="On documents: 'team = \"search\" AND year >= 2025'.", show_default=False
+    ),
+]
+
+
 def pairs(text: str, option: str, example: str) -> list[tuple[str, str]]:
     """``a=1,b=2`` as pairs.
 

@@ -91,7 +91,7 @@ async def test_ask_prints_the_text_its_sources_and_the_session(server: Server) -
     server.chat.scripts = [
         [started(), delta(1, "It is "), delta(2, "blue."), finished(3, "It is blue.", citations=[citation])]
     ]
-    done = await run(server, "ask", "Colour?", "--session", "talk")
+    done = await run(server, "ask", "Colour?", "--session", "talk", "--filter", "year = 2026", "--model", "tiny")
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines() == [
         "It is blue.",
@@ -102,7 +102,8 @@ async def test_ask_prints_the_text_its_sources_and_the_session(server: Server) -
         "",
         "session s1 · trace abababababababab",
     ]
-    assert server.chat.requests[0].session == "sessions/talk"
+    asked = server.chat.requests[0]
+    assert (asked.session, asked.filter, asked.model) == ("sessions/talk", "year = 2026", "tiny")
     assert "\x1b" not in done.out
 
 

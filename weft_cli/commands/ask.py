@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weft_cli.options import AsJson, Collection, Data, Mesh, where
+from weft_cli.options import AsJson, Collection, Data, Filter, Mesh, where
 from weft_cli.running import run
 from weft_cli.settings import Where
 
@@ -22,6 +22,11 @@ def ask(
     ] = None,
     collection: Collection = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="N", help="Passages at the most, 1 to 20.")] = 5,
+    filter_: Filter = "",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME", help="Of `weft models list`.", show_default=False),
+    ] = None,
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Deadline of the turn.")] = 30.0,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Have it searched and written anew.")] = False,
     ledger: Annotated[bool, typer.Option("--ledger", help="Show where the time went.")] = False,
@@ -33,8 +38,9 @@ def ask(
 
     Prints the text as it comes, then sources, what was left out, and the names of session and trace.
     """
-    options = {"session": session, "collection": collection, "top_k": top_k, "timeout_s": timeout}
-    run(_ask(question, options | {"allow_cached": not no_cache}, ledger, where(mesh, data), as_json), as_json=as_json)
+    options = {"session": session, "collection": collection, "top_k": top_k, "filter": filter_, "model": model}
+    options |= {"timeout_s": timeout, "allow_cached": not no_cache}
+    run(_ask(question, options, ledger, where(mesh, data), as_json), as_json=as_json)
 
 
 async def _ask(question: str, options: dict[str, Any], ledger: bool, at: Where, as_json: bool) -> None:

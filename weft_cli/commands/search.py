@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from weft_cli.options import AsJson, Collection, Data, Mesh, where
+from weft_cli.options import AsJson, Collection, Data, Filter, Mesh, where
 from weft_cli.running import run
 from weft_cli.settings import Where
 
@@ -15,9 +15,7 @@ def search(
     query: Annotated[str, typer.Argument(metavar="QUERY", hidden=True)],
     collection: Collection = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="N", help="Hits at the most, 1 to 100.")] = 5,
-    filter_: Annotated[
-        str, typer.Option("--filter", metavar="CONDITION", help="On documents: 'team = \"search\" AND year >= 2025'.")
-    ] = "",
+    filter_: Filter = "",
     explain: Annotated[bool, typer.Option("--explain", help="Show each part's score.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Deadline.")] = 10.0,
     mesh: Mesh = None,
