@@ -45,6 +45,11 @@ def environ() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("GRPC_XDS_")}
 
 
+def not_for_up() -> list[str]:
+    """Variables that are set and that ``weft up`` sets otherwise for its processes."""
+    return [name for name in ("WEFT_HOST", "WEFT_PORT", "WEFT_METRICS_PORT") if os.environ.get(name)]
+
+
 def mesh_file(data_dir: Path) -> dict[str, Any] | None:
     """What is written down of the mesh on ``data_dir``; None where there is nothing readable."""
     from weft.errors import WeftError

@@ -325,8 +325,9 @@ async def test_a_start_that_fails_takes_the_directory_that_it_made_with_it(
 
 async def test_a_data_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
-    done = await run(None, "up", "--data", str(tmp_path / "data"))
+    done = await run(None, "up", "--data", str(tmp_path / "data"), more={"WEFT_HOST": "0.0.0.0"})
     assert done.code == 1
+    assert "weft: WEFT_HOST not used" in done.err
     assert f"{tmp_path}/data cannot be used" in done.err
 
 

@@ -15,7 +15,7 @@ import typer
 
 from weft_cli.options import check_address
 from weft_cli.running import FAILED, INTERRUPTED, fail, run
-from weft_cli.settings import DEFAULT_DATA_DIR, data_option
+from weft_cli.settings import DEFAULT_DATA_DIR, data_option, not_for_up
 
 
 def up(
@@ -52,6 +52,9 @@ def up(
 
     check_address(mesh)
     wanted = parse_replicas(replicas)
+    if unused := not_for_up():
+        problem = f"{', '.join(unused)} not used: what `weft up` starts listens on this machine alone, at free ports"
+        typer.secho(f"weft: {problem}", err=True, fg="yellow")
     try:
         options = Options(wanted, registry, mesh, data, fresh=_make(data))
         if detach:
