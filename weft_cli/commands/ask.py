@@ -38,8 +38,8 @@ def ask(
 
     Prints the text as it comes, then sources, what was left out, and the names of session and trace.
     """
-    options = {"session": session, "collection": collection, "top_k": top_k, "filter": filter_, "model": model}
-    options |= {"timeout_s": timeout, "allow_cached": not no_cache}
+    where_to_look = {"collection": collection, "top_k": top_k, "filter": filter_}
+    options = {"session": session, "model": model, "timeout_s": timeout, "allow_cached": not no_cache, **where_to_look}
     run(_ask(question, options, ledger, where(mesh, data), as_json), as_json=as_json)
 
 
