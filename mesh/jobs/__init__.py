@@ -72,6 +72,7 @@ class Submission:
     key: str  # the caller's id of the request
     payload: bytes  # for the handler; part of what makes a request the same
     max_strikes: int = 5  # claims without any progress between them
+    durable: bool = False  # it survives a power cut from when it is in the queue
     traceparent: str = ""  # W3C trace context of the call that asked
 
 
@@ -123,6 +124,7 @@ class Limits:
     lease_s: float = 6.0
     backoff_s: float = 1.0  # before the second try; doubles, up to ``max_backoff_s``
     max_backoff_s: float = 60.0
+    passing_strikes: int = 60  # where something is away for a while: about 55 minutes
     kept_s: float = 86_400.0  # an ended job is forgotten after that
     retry_after_s: float = 5.0  # what a caller is told who finds the queue full
 
@@ -204,8 +206,11 @@ class Jobs(Protocol):
     async def finish(self, lease: Lease, result: bytes, progress: JobProgress | None = None) -> None:
         """End the job well."""
 
-    async def fail(self, lease: Lease, failure: WeftError, *, retry: bool) -> None:
-        """End the job badly; with ``retry``, only if it has had all its strikes, else it waits for another try."""
+    async def fail(self, lease: Lease, failure: WeftError, *, retry: bool, passing: bool = False) -> None:
+        """End the job badly; with ``retry``, only if it has had all its strikes, else it waits for another try.
+
+        ``passing``: it will do once something else is back, and has ``Limits.passing_strikes``.
+        """
 
     async def cancelled(self, lease: Lease) -> None:
         """End the job as cancelled."""

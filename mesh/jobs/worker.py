@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 _POLL_S: Final = 1.0  # expired leases and due times ring no bell
 _RETRY_S: Final = 1.0
 _LISTEN_S: Final = 0.25  # between two looks at whether a running job was cancelled
-_RETRIED_CODES: Final = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
+_PASSING_CODES: Final = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
 
 Handler = Callable[["Running"], Awaitable[bytes]]
 
@@ -220,9 +220,9 @@ class Worker:
         elif isinstance(failure, Park):
             await self._jobs.give_back(lease, failure.after_s)
         elif isinstance(failure, WeftError):
-            retry = failure.code.name in _RETRIED_CODES or failure.reason == Reason.EMBEDDER_UNAVAILABLE
+            passing = failure.code.name in _PASSING_CODES or failure.reason == Reason.EMBEDDER_UNAVAILABLE
             _log.warning("jobs/%s (%s) failed: %s", running.job.id, running.job.kind, failure)
-            await self._jobs.fail(lease, failure, retry=retry)
+            await self._jobs.fail(lease, failure, retry=passing, passing=passing)
         elif isinstance(failure, LeaseLost):
             raise failure
         else:

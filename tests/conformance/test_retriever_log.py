@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from services.retriever.logs import _staging
 from services.retriever.ports import Changes, Content, Log
 from services.retriever.types import CollectionKey
 from tests.support.logs import collection, logs, url
@@ -175,6 +176,25 @@ async def test_what_is_staged_is_seen_by_nobody_until_it_is_published(logs: tupl
     assert (await other.read(0)).documents == ()
     assert (await other.get_collection(KEY)) == made
     await one.publish(made, [Content(record("a.txt", LONG, pieces), pieces[8:], vectors[8:], batch)])
+    (stored,) = (await other.read(0)).documents
+    assert list(stored.chunks) == pieces
+
+
+async def test_what_is_staged_lives_from_its_last_chunks_on(
+    logs: tuple[Log, Log], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = logs
+    made = await collection(one)
+    pieces, vectors = cut(LONG), np.ones((len(cut(LONG)), DIMENSION), np.float32)
+    monkeypatch.setattr(_staging, "STAGED_LIFE_S", 2.0)
+    batch = await one.stage(made, None, pieces[:4], vectors[:4])
+    await asyncio.sleep(1.5)
+    await one.stage(made, batch, pieces[4:8], vectors[4:8])
+    await asyncio.sleep(1.0)
+    while await other.sweep():
+        pass
+    content = Content(record("a.txt", LONG, pieces), pieces[8:], vectors[8:], batch)
+    await one.publish(made, [content])
     (stored,) = (await other.read(0)).documents
     assert list(stored.chunks) == pieces
 

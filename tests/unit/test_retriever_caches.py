@@ -223,6 +223,16 @@ async def test_an_embedder_that_hangs_costs_a_search_half_its_time_and_not_its_a
         embedder.let.set()
 
 
+async def test_an_embedder_that_hangs_costs_those_who_ask_the_same_no_more(tmp_path: Path) -> None:
+    embedder = Remote()
+    async with house(tmp_path, openers=openers(embedder)) as one:
+        await fill(one, a="the fox runs")
+        embedder.let.clear()
+        found = await asyncio.gather(*(search(one, "fox", within_s=2.0) for _ in range(30)))
+        assert [answer.hits[0].document.source for answer in found] == ["a"] * 30
+        embedder.let.set()
+
+
 async def test_vectors_are_remembered_within_bounds() -> None:
     embedder, workers = Counting(), Workers("test", 1, 10)
     vectors = QueryVectors(workers)

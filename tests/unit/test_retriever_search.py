@@ -55,6 +55,16 @@ async def test_a_cap_per_document_makes_room_for_others(tmp_path: Path) -> None:
         assert sorted(capped) == ["a", "b", "c"]
 
 
+async def test_one_document_cannot_fill_all_the_candidates_of_a_capped_search(tmp_path: Path) -> None:
+    async with house(tmp_path) as one:
+        others = {f"other{number}": f"dog {number} and a fox" for number in range(7)}
+        await fill(one, a="\n\n".join(f"The fox number {n} runs, the fox. " * 12 for n in range(300)), **others)
+        found = await search(one, "the fox runs", top_k=5, max_per_document=1)
+        assert len({hit.document.source for hit in found.hits}) == 5
+        everything = await search(one, "the fox runs", top_k=20, max_per_document=1)
+        assert len(everything.hits) == 8
+
+
 async def test_what_an_embedder_knows_nothing_of_is_left_to_the_words(tmp_path: Path) -> None:
     async with house(tmp_path) as one:
         # By cosine the first is nearer; by BM25 the second, where the word stands twice.

@@ -166,6 +166,21 @@ def test_replicas_share_a_directory_without_harm(tmp_path: Path) -> None:
         assert [path.name for path in (tmp_path / LOG / "1").iterdir()] == ["lock"]  # nobody's any more: emptied
 
 
+def test_a_snapshot_that_was_anothers_stays_until_there_is_a_newer_one(tmp_path: Path) -> None:
+    with place(tmp_path) as one, place(tmp_path) as other:
+        one.save(state(1, 1))
+        other.save(state(9, *range(20)))
+    with place(tmp_path) as again:  # in the first one's place
+        loaded = again.load()
+        assert loaded.sequence == 9
+        with full_disk(), pytest.raises(OSError, match="too large"):
+            again.save(State(10, {KEY: grown(loaded.views[KEY], *range(30, 60))}))
+        assert again.load().sequence == 9
+        again.save(loaded)
+        assert [path.name for path in (tmp_path / LOG / "1").iterdir()] == ["lock"]
+        assert again.load().sequence == 9
+
+
 def test_a_snapshot_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
     with place(tmp_path) as snapshots:
         snapshots.save(state(1, 1, 2))

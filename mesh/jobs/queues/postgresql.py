@@ -179,13 +179,13 @@ class PostgresqlJobs:
             await self._as(lease, connection, sql.END, JobState.SUCCEEDED, None, result)
             await self._bell.ring(connection)
 
-    async def fail(self, lease: Lease, failure: WeftError, *, retry: bool) -> None:
+    async def fail(self, lease: Lease, failure: WeftError, *, retry: bool, passing: bool = False) -> None:
         """End the job badly; with ``retry``, only if it has had all its strikes, else it waits for another try."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(sql.HELD, *_held(lease))
             if row is None:
                 raise LeaseLost(lease)
-            if retry and row["strikes"] < row["max_strikes"]:
+            if retry and row["strikes"] < (self.limits.passing_strikes if passing else row["max_strikes"]):
                 await self._as(lease, connection, sql.REQUEUE, self.limits.wait_s(row["strikes"]), False)
             else:
                 await self._as(lease, connection, sql.END, JobState.FAILED, error_bytes(failure), b"")

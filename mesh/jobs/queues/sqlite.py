@@ -72,7 +72,7 @@ class SqliteJobs:
             )
             return to_job(db.execute(sql.BY_ID, (wanted.tenant, job_id)).fetchone())
 
-        return await self._db.write(work)
+        return await self._db.write(work, durable=wanted.durable)
 
     async def get(self, tenant: str, job: str) -> Job | None:
         """The job, or None."""
@@ -205,7 +205,7 @@ class SqliteJobs:
 
         await self._db.write(work)
 
-    async def fail(self, lease: Lease, failure: WeftError, *, retry: bool) -> None:
+    async def fail(self, lease: Lease, failure: WeftError, *, retry: bool, passing: bool = False) -> None:
         """End the job badly; with ``retry``, only if it has had all its strikes, else it waits for another try."""
 
         def work(db: sqlite3.Connection) -> None:
@@ -213,7 +213,7 @@ class SqliteJobs:
             if row is None:
                 raise LeaseLost(lease)
             now_s = self._now_s()
-            if retry and row["strikes"] < row["max_strikes"]:
+            if retry and row["strikes"] < (self.limits.passing_strikes if passing else row["max_strikes"]):
                 self._as(lease, db, sql.REQUEUE, now_s + self.limits.wait_s(row["strikes"]), 0, now_s)
             else:
                 self._as(lease, db, sql.END, JobState.FAILED, error_bytes(failure), b"", now_s)

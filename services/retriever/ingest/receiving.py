@@ -175,7 +175,9 @@ class _Upload:
 
     async def _submit(self) -> Job:
         payload = ingesting.payload(self._collection.key)
-        wanted = Submission(self._tenant, ingesting.KIND, self._request_id, payload, traceparent=traceparent())
+        wanted = Submission(
+            self._tenant, ingesting.KIND, self._request_id, payload, durable=self._detach, traceparent=traceparent()
+        )
         job = await self._jobs.submit(wanted)
         if job.state is JobState.CANCELLED:
             raise _cancelled(job)

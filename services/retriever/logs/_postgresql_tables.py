@@ -172,7 +172,7 @@ SELECT count(*) FROM swept"""
 
 NEW_BATCH: Final = """
 INSERT INTO weft_log.batches (tenant, collection_id, state, staged_s) VALUES ($1, $2, 'staged', $3) RETURNING id"""
-HOLD_BATCH: Final = "SELECT 1 FROM weft_log.batches WHERE id = $1 AND state = 'staged' FOR UPDATE"
+STAGED_AGAIN: Final = "UPDATE weft_log.batches SET staged_s = $2 WHERE id = $1 AND state = 'staged' RETURNING 1"
 PUBLISH_BATCH: Final = "UPDATE weft_log.batches SET state = 'published' WHERE id = $1"
 DROP_BATCHES: Final = "UPDATE weft_log.batches SET state = 'dropped' WHERE id = ANY($1::bigint[])"
 PUT_CHUNKS: Final = """

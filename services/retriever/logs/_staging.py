@@ -9,7 +9,7 @@ from services.retriever.ports import Content
 from services.retriever.types import Collection, Document
 from weft.errors import Reason, WeftError, error
 
-STAGED_LIFE_S: Final = 3_600.0  # after that, a batch that was never published is swept
+STAGED_LIFE_S: Final = 3_600.0  # after its last chunks came, a batch that was never published is swept
 DELETED_LIFE_S: Final = 86_400.0  # so long it is known when a document was deleted, for uploads that are still waiting
 SWEEP_ROWS: Final = 200  # at most in one transaction
 

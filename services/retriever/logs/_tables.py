@@ -119,6 +119,7 @@ COUNT: Final = (
     "UPDATE collections SET sequence = ?, document_count = document_count + ?, chunk_count = chunk_count + ? "
     "WHERE id = ?"
 )
+STAGED_AGAIN: Final = "UPDATE batches SET staged_s = ? WHERE id = ? AND state = 'staged'"
 RENAME: Final = "UPDATE collections SET name = ?, created_s = ?, sequence = ? WHERE id = ?"
 TOUCHED: Final = (
     "SELECT sequence, document FROM log WHERE sequence > ? AND tenant = ? AND collection_id = ? AND document <> '' "

@@ -160,7 +160,7 @@ def stage(db: sqlite3.Connection, collection: Collection, batch: int | None, row
             (collection.key.tenant, collection.id, time.time()),
         )
         batch = int(made.lastrowid or 0)
-    elif not db.execute("SELECT 1 FROM batches WHERE id = ? AND state = 'staged'", (batch,)).fetchone():
+    elif not db.execute(sql.STAGED_AGAIN, (time.time(), batch)).rowcount:
         raise swept()
     db.executemany(
         "INSERT INTO chunks (tenant, batch, number, text, start_char, end_char, section, page, vector) "

@@ -290,7 +290,7 @@ async def _stage(
     tenant = collection.key.tenant
     if batch is None:
         batch = int(await connection.fetchval(sql.NEW_BATCH, tenant, collection.id, time.time()))
-    elif await connection.fetchval(sql.HOLD_BATCH, batch) is None:
+    elif await connection.fetchval(sql.STAGED_AGAIN, batch, time.time()) is None:
         raise swept()
     if chunks:
         await connection.execute(sql.PUT_CHUNKS, tenant, batch, *zip(*chunk_rows(chunks, vectors), strict=True))

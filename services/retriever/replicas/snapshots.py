@@ -9,7 +9,7 @@ two newest manifests are kept with their segments, the rest is removed.
 Replicas that share a directory keep out of each other's way: each takes the first ``<n>`` whose lock is free and
 writes there alone. At its start it loads the newest good snapshot of any of them; what it took from another
 comes into its own place as a hard link, so it lives as long as somebody needs it. A place that nobody holds any more
-is emptied.
+is emptied, once there is a newer snapshot.
 
 Once a segment lies in a file, the replica goes on with the mapped file in its place, and the memory is free.
 
@@ -116,9 +116,6 @@ class Snapshots:
 
     def save(self, state: State) -> dict[str, Segment]:
         """Write what is not there yet of ``state``; returns its segments, by name, as they lie in files."""
-        for number, place in self._others():
-            _log.info("snapshot place %s was left behind, emptying it", number)
-            _remove(path for path in place.iterdir() if path.name != _LOCK)
         segments = {part.segment.name: part.segment for view in state.views.values() for part in view.parts}
         stored = {name: self._stored(segment) for name, segment in segments.items()}
         bundle.sync(self._place)
@@ -133,6 +130,9 @@ class Snapshots:
         views = [_record(view) for view in state.views.values()]
         bundle.write(path, {**self._fits, "sequence": state.sequence, "views": views}, standing)
         self._tidy()
+        for number, other in self._others():  # only now: what was loaded from there is linked to here
+            _log.info("snapshot place %s was left behind, emptying it", number)
+            _remove(path for path in other.iterdir() if path.name != _LOCK)
         return stored
 
     def _stored(self, segment: Segment) -> Segment:

@@ -26,6 +26,7 @@ from services.retriever.segments.view import View
 from services.retriever.types import Hit, Query
 
 _OVER_FETCH: Final = 4  # with a cap per document, hits that fall to it need others to take their place
+_MOST_CANDIDATES: Final = 16_384
 _MAX_HIGHLIGHTS: Final = 64
 _MAX_NAMES: Final = 4_096  # of documents that a shared index is asked to look among
 _TELLS_NOTHING: Final = 0.3  # a word in this share of all passages is not worth a highlight
@@ -36,6 +37,18 @@ def find(view: View, query: Query, asked: Asked | None) -> tuple[Hit, ...]:
     words = weighted(query.text)
     count = candidate_count(query.top_k * (_OVER_FETCH if query.max_per_document else 1))
     allowed = None if query.filter is None else view.matching(query.filter, query.filter.matches)
+    while True:
+        hits, found = _found(view, query, asked, words, count, allowed)
+        # The cap may have left too few: there are more where as many were found as were asked for.
+        if not query.max_per_document or len(hits) == query.top_k or found < count or count > _MOST_CANDIDATES:
+            return hits
+        count *= _OVER_FETCH
+
+
+def _found(
+    view: View, query: Query, asked: Asked | None, words: Mapping[str, float], count: int, allowed: Mask | None
+) -> tuple[tuple[Hit, ...], int]:
+    """The hits among ``count`` candidates of each side, and how many candidates there were."""
     cosines: Scores | None = None
     if asked is not None and view.collection.dimension:
         near, cosines = view.search_dense(asked.vector, count, allowed)
@@ -48,7 +61,7 @@ def find(view: View, query: Query, asked: Asked | None) -> tuple[Hit, ...]:
     else:
         slots, bm25 = view.search_words(words, count, allowed)
         fused = bm25
-    return _hits(view, query, words, slots, fused, cosines, bm25)
+    return _hits(view, query, words, slots, fused, cosines, bm25), len(slots)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable
-from typing import Final
+from typing import Final, NamedTuple
 
 from mesh.deadline import Deadline
 from services.retriever.embedding import Embedders
@@ -45,6 +45,13 @@ MAX_ANSWERS_BYTES: Final = 32 << 20
 _HIT_BYTES: Final = 1_024  # about what a hit takes beside its texts
 
 
+class _Shared(NamedTuple):
+    """What one search has for those that wait for it: nothing, where it failed or its caller went away."""
+
+    hits: tuple[Hit, ...] | None = None
+    lacking: bool = False  # something was away
+
+
 class Searcher:
     """Searches what the replica holds."""
 
@@ -60,7 +67,7 @@ class Searcher:
         self._replica, self._embedders, self._workers, self._vectors = replica, embedders, workers, vectors
         self._reranker, self._shared = reranker, shared
         self._answers: Lru[Hashable, tuple[Hit, ...]] = Lru(MAX_ANSWERS, MAX_ANSWERS_BYTES)
-        self._being_found: dict[Hashable, asyncio.Future[tuple[Hit, ...] | None]] = {}
+        self._being_found: dict[Hashable, asyncio.Future[_Shared]] = {}
 
     async def search(self, query: Query, deadline: Deadline) -> Found:
         """Answer ``query``."""
@@ -86,23 +93,25 @@ class Searcher:
             other = self._being_found.get(key)
             if other is None:
                 return Found(*await self._find_for_all(key, view, query, deadline), epoch)
-            hits = await asyncio.shield(other)
-            if hits is not None:
-                return Found(hits, (), epoch)
+            shared = await asyncio.shield(other)
+            if shared.lacking:  # each for itself, and at once: one after the other they would run out of time
+                return Found(*await self._find(key, view, query, deadline), epoch)
+            if shared.hits is not None:
+                return Found(shared.hits, (), epoch)
 
     async def _find_for_all(
         self, key: Hashable, view: View, query: Query, deadline: Deadline
     ) -> tuple[tuple[Hit, ...], tuple[Lack, ...]]:
         """Find, with others who may wait for it. They get nothing from one that failed or lacked something."""
-        shared = self._being_found[key] = asyncio.get_running_loop().create_future()
-        hits: tuple[Hit, ...] | None = None
+        sharing = self._being_found[key] = asyncio.get_running_loop().create_future()
+        shared = _Shared()
         try:
             found, lacks = await self._find(key, view, query, deadline)
-            hits = None if lacks else found
+            shared = _Shared(lacking=True) if lacks else _Shared(found)
             return found, lacks
         finally:
             del self._being_found[key]
-            shared.set_result(hits)
+            sharing.set_result(shared)
 
     async def _find(
         self, key: Hashable | None, view: View, query: Query, deadline: Deadline, *, alone: bool = False
