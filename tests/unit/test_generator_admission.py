@@ -228,12 +228,14 @@ class Purse:
     def __init__(self, *, empty: bool = False) -> None:
         self.empty = empty
         self.reserved: list[Work] = []
+        self.continued: list[bool] = []
         self.settled: list[Usage] = []
 
-    async def reserve(self, tenant: str, model: str, work: Work) -> Reservation:
+    async def reserve(self, tenant: str, model: str, work: Work, *, continues: bool = False) -> Reservation:
         if self.empty:
             raise error(Reason.OVERLOADED, "none left", why="rate")
         self.reserved.append(work)
+        self.continued.append(continues)
         return self
 
     def settle(self, usage: Usage) -> None:
@@ -247,6 +249,9 @@ async def test_what_was_reserved_is_settled_with_what_was_used() -> None:
     await answer(model, request())
     assert purse.reserved == [Work(2 + 4, 100)]
     assert purse.settled == [Usage(input_tokens=7, output_tokens=2)]
+    held.places.release()
+    await answer(model, replace(request(), resume=Resume((1, 2), (3,), 1)))
+    assert purse.continued == [False, True]
 
 
 async def test_a_caller_who_leaves_pays_for_what_was_seen_and_a_failure_for_nothing() -> None:

@@ -69,6 +69,19 @@ async def all_settled(quota: TenantQuota) -> None:
     await asyncio.gather(*quota._settling)
 
 
+async def test_an_answer_that_goes_on_is_not_held_up_by_what_its_dead_generator_reserved(ledger: Ledger) -> None:
+    for rates, budgets in (({"*": 1_000}, None), (None, {"*": {"tokens_per_day": 1_000}})):
+        of = quota(ledger, rates, budgets)
+        await of.reserve("acme", "llama", Work(400, 500))  # killed: never settled
+        assert (await refused(of, "acme", Work(400, 500))).reason == Reason.QUOTA_EXCEEDED
+        continued = await of.reserve("acme", "llama", Work(400, 500), continues=True)
+        with pytest.raises(WeftError):  # not without end
+            await of.reserve("acme", "llama", Work(400, 500), continues=True)
+        continued.settle(Usage(400, 500))
+        await all_settled(of)
+        assert (await refused(of, "acme", Work(1, 1))).reason == Reason.QUOTA_EXCEEDED
+
+
 def test_the_tenants_own_entry_counts_before_the_one_for_all() -> None:
     rates = {"*": 100, "acme": 200, "*/llama": 10, "free": None, "free/llama": None}
 
@@ -206,8 +219,8 @@ async def test_who_leaves_while_it_is_counted_has_taken_nothing(
 ) -> None:
     take = Counters.take
 
-    async def slowly(self: Counters, rule: Rule, amount: int) -> bool:
-        taken = await take(self, rule, amount)
+    async def slowly(self: Counters, rule: Rule, amount: int, times: int = 1) -> bool:
+        taken = await take(self, rule, amount, times)
         for _ in range(4):
             await asyncio.sleep(0.005)  # it has counted, and its answer is on its way
         return taken

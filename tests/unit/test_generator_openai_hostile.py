@@ -15,7 +15,7 @@ from mesh.plugins import Url
 from services.generator.models import openai
 from services.generator.openai.sse import MAX_EVENT_BYTES
 from services.generator.openai.upstream import TRIES
-from services.generator.types import Piece, Request
+from services.generator.types import End, Piece, Request, ToolCall
 from tests.support.raw_http import (
     CHUNKED,
     DONE,
@@ -207,12 +207,22 @@ async def test_garbage_is_the_servers_failure_before_the_first_token_and_after(g
 
 
 @pytest.mark.parametrize(
-    "arguments", ['{"x": ', "[1]", '"text"', "[" * 50_000, "7"], ids=["cut", "a list", "a text", "deep", "a number"]
+    "arguments",
+    ['{"x": ', "[1]", '"text"', "[" * 50_000, "7", '{"x": 1' + "0" * 400 + "}", '{"x": Infinity}'],
+    ids=["cut", "a list", "a text", "deep", "a number", "a huge number", "no number"],
 )
 async def test_tool_calls_that_are_none_are_the_servers_failure(arguments: str) -> None:
     part = {"index": 0, "id": "a", "function": {"name": "clock", "arguments": arguments}}
     err = await refusal(raw(STREAM, said(tool_calls=[part]), said(finish="tool_calls"), DONE))
     assert err.reason == Reason.MODEL_UNAVAILABLE
+
+
+async def test_half_a_character_in_a_tool_calls_arguments_is_replaced() -> None:
+    part = {"index": 0, "id": "a", "function": {"name": "clock", "arguments": r'{"zone": ["\ud83d", "\ud83e\udd81"]}'}}
+    _, events = await answer(raw(STREAM, said(tool_calls=[part]), said(finish="tool_calls"), DONE))
+    end = events[-1]
+    assert isinstance(end, End)
+    assert end.tool_calls == (ToolCall("a", "clock", {"zone": ["\ufffd", "🦁"]}),)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,9 @@ def test_calls_have_ids_of_their_own_and_an_answer_is_its_text() -> None:
     assert wanted == (ToolCall("call-7-0", "clock", {"zone": "UTC"}), ToolCall("call-7-1", "clock", {"zone": "CET"}))
     assert calls.read('{"answer":"每天"}', "x") == ("每天", ())
     assert calls.read('{"answer":{"hour":9}}', "x") == ('{"hour": 9}', ())
+    assert calls.read(r'{"answer":"half \ud83d"}', "x") == ("half \ufffd", ())
+    with pytest.raises(WeftError, match="beyond the range of a double"):
+        calls.read('{"tool_calls":[{"name":"clock","arguments":{"zone":1' + "0" * 400 + "}}]}", "x")
 
 
 def test_of_an_answer_that_was_cut_off_the_text_is_kept_and_of_calls_nothing() -> None:

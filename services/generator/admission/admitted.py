@@ -40,8 +40,8 @@ class Reservation(Protocol):
 class Quota(Protocol):
     """Limits and budgets of all tenants."""
 
-    async def reserve(self, tenant: str, model: str, work: Work) -> Reservation:
-        """Take an answer's estimate from its tenant's limits.
+    async def reserve(self, tenant: str, model: str, work: Work, *, continues: bool = False) -> Reservation:
+        """Take an answer's estimate from its tenant's limits; what ``continues`` an answer may go over them once more.
 
         Raises:
             WeftError: QUOTA_EXCEEDED.
@@ -86,7 +86,8 @@ class Admitted(Wrapper):
             try:
                 if self._quota is not None:
                     gate.check(request.tenant, _priority(request), work, call_deadline.current())
-                    reservation = await self._quota.reserve(request.tenant, self._name, work)
+                    continues = request.resume is not None
+                    reservation = await self._quota.reserve(request.tenant, self._name, work, continues=continues)
                 if not gate.enter():
                     await self._wait(request, work)
             except WeftError as err:

@@ -25,12 +25,12 @@ class Counters:
     def __init__(self, storage: MemoryStorage | RedisStorage) -> None:
         self._storage = storage
 
-    async def take(self, rule: Rule, amount: int) -> bool:
-        """Count `amount`, if it is within the rule's limit."""
+    async def take(self, rule: Rule, amount: int, times: int = 1) -> bool:
+        """Count `amount`, if it is within so many times the rule's limit."""
         key, expiry_s = _place(rule)
         if not rule.is_budget:
-            return await self._storage.acquire_sliding_window_entry(key, rule.limit, expiry_s, amount)
-        if await self._storage.incr(key, expiry_s, amount) <= rule.limit:
+            return await self._storage.acquire_sliding_window_entry(key, rule.limit * times, expiry_s, amount)
+        if await self._storage.incr(key, expiry_s, amount) <= rule.limit * times:
             return True
         await self._storage.incr(key, expiry_s, -amount)
         return False

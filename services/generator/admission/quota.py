@@ -7,6 +7,9 @@ So a limit holds against what is under way as well as against what is over. A mi
 reserved too much only within that minute: later it has slid out of the window by itself. A request that is larger than
 a whole limit reserves the limit: it gets in when nothing else was used, and what it uses beyond is owed.
 
+An answer that goes on after its generator died was let in before, and what that one reserved is never settled: so it
+may go over each limit by as much again. No more, or whoever says that each of its requests goes on would have none.
+
 Where a request is refused by one rule, what the rules before it gave goes back. Who leaves while a storage counts can't
 know whether it did: so reserving goes on without them, for as long as a storage may take, and gives everything back.
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 CLOSE_S: Final = 1.0
 _MINUTE_S: Final = 60.0
+_TIMES_CONTINUED: Final = 2
 
 _log = logging.getLogger(__name__)
 
@@ -59,8 +63,8 @@ class TenantQuota:
         self._price = price
         self._settling: set[asyncio.Task[Any]] = set()
 
-    async def reserve(self, tenant: str, model: str, work: Work) -> Reserved:
-        """Take an answer's estimate from its tenant's limits.
+    async def reserve(self, tenant: str, model: str, work: Work, *, continues: bool = False) -> Reserved:
+        """Take an answer's estimate from its tenant's limits; what ``continues`` an answer may go over them once more.
 
         Raises:
             WeftError: QUOTA_EXCEEDED.
@@ -74,7 +78,7 @@ class TenantQuota:
             reserved = Reserved(self, model, counters, [])
             try:
                 for one in wanted:
-                    if not await counters.take(one.rule, one.amount):
+                    if not await counters.take(one.rule, one.amount, _TIMES_CONTINUED if continues else 1):
                         back, reserved.taken = reserved.taken, []  # first: once, whoever is cancelled
                         await _correct(counters, [_Taken(other.rule, -other.amount) for other in back])
                         raise _exceeded(one, tenant, model, await _wait_s(counters, one, now))

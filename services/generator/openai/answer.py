@@ -25,6 +25,7 @@ from services.generator.openai.bodies import CallPart, Choice, Chunk, UsageTold
 from services.generator.openai.upstream import DONE, Upstream
 from services.generator.patience import Patience
 from services.generator.text import tokens
+from services.generator.text.json_values import fit
 from services.generator.types import End, Request, ToolCall
 from weft.errors import Reason, WeftError, error
 from weft.values import FinishReason, Usage
@@ -170,7 +171,7 @@ class Reading:
     def _call(self, index: int, call: _Call) -> ToolCall:
         raw = "".join(call.arguments)
         try:
-            arguments = json.loads(raw) if raw.strip() else {}
+            arguments = fit(json.loads(raw)) if raw.strip() else {}
         except (ValueError, RecursionError):
             arguments = None
         if not isinstance(arguments, dict) or not call.name:

@@ -17,6 +17,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
+from services.generator.text.json_values import fit
 from services.generator.text.tokens import cut_at_stop
 from services.generator.types import End, Message, ModelEvent, Piece, Request, Role, ToolCall, ToolOffer
 from weft.errors import Reason, WeftError, error
@@ -94,11 +95,19 @@ def told(request: Request) -> tuple[Message, ...]:
 
 def read(output: str, unique: str) -> tuple[str, tuple[ToolCall, ...]]:
     """Return the text and the calls of an output; `unique` begins the calls' ids. Of one that was cut off there may be
-    some text; calls there are none."""
+    some text; calls there are none.
+
+    Raises:
+        WeftError: MODEL_UNAVAILABLE for a number that is none.
+    """
     try:
         found = json.loads(output)
     except ValueError:
-        return _begun(output), ()
+        return fit(_begun(output)), ()
+    try:
+        found = fit(found)
+    except ValueError as exc:
+        raise error(Reason.MODEL_UNAVAILABLE, f"the model's output can't be used: {exc}", backend="vllm") from None
     if _CALLS in found:
         return "", tuple(
             ToolCall(f"{unique}-{index}", call["name"], call["arguments"]) for index, call in enumerate(found[_CALLS])
