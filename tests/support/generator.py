@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,8 +65,9 @@ class Watched:
         self._running += 1
         self.idle.clear()
         try:
-            async for event in self._model.generate(request):
-                yield event
+            async with aclosing(self._model.generate(request)) as events:
+                async for event in events:
+                    yield event
         finally:
             self._running -= 1
             if not self._running:

@@ -261,6 +261,12 @@ async def test_a_caller_who_leaves_pays_for_what_was_seen_and_a_failure_for_noth
     async with aclosing(model.generate(request())) as events:
         await anext(events)
     assert purse.settled == [Usage(input_tokens=6, output_tokens=2)]
+    waiting = asyncio.create_task(answer(model, request()))
+    await settled()
+    waiting.cancel()  # before the model said anything: it has the prompt
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert purse.settled[1:] == [Usage(input_tokens=6)]
+    purse.settled.pop()
     held.fails = True
     held.places.release()
     with pytest.raises(WeftError):

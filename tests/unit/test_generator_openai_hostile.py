@@ -302,11 +302,21 @@ async def test_an_answer_is_whole_once_its_reason_is_told_whatever_comes_of_the_
         (raw(STREAM, 60.0), "said nothing for 0.3 s"),
         (raw(STREAM, *[b": still here\n\n", 0.05] * 1_000), "said nothing for 0.3 s"),
         (raw(STREAM, *[b"data: {}\n\n", 0.05] * 1_000), "said nothing for 0.3 s"),
+        (raw(STREAM, said("", role="assistant"), 60.0), "said nothing for 0.3 s"),
         (raw(STREAM, NINE, 60.0), "said nothing more for 0.3 s"),
         (raw(STREAM, NINE, *[b": still here\n\n", 0.05] * 1_000), "said nothing more for 0.3 s"),
         (raw(*[bytes([byte]) for byte in STREAM[:20]], 60.0), "said nothing for 0.3 s"),
     ],
-    ids=["at all", "no token", "comments", "empty events", "one token", "a token and comments", "half a head"],
+    ids=[
+        "at all",
+        "no token",
+        "comments",
+        "empty events",
+        "a role",
+        "one token",
+        "a token and comments",
+        "half a head",
+    ],
 )
 async def test_a_server_that_says_nothing_is_given_up(says: Says, problem: str) -> None:
     name = "token_timeout_s" if "more" in problem else "first_token_timeout_s"

@@ -32,13 +32,15 @@ _INSTALLED = importlib.util.find_spec("vllm") is not None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run in the session's loop; let vLLM and its libraries warn; skip where there is none of it."""
+    """Run in the session's loop; let vLLM and its libraries warn; skip where there is none of it, but not in CI."""
     for item in items:
         if Path(__file__).parent not in item.path.parents:
             continue
         item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
         item.add_marker(pytest.mark.filterwarnings("default"))
         item.add_marker(pytest.mark.timeout(600))
+        if not _INSTALLED and os.environ.get("CI") == "true":
+            raise pytest.UsageError("vLLM is not installed here, and CI=true lets no test be skipped: run `make vllm`")
         if not _INSTALLED:
             item.add_marker(pytest.mark.skip(reason="vLLM is not installed here; run `make test-vllm`"))
 

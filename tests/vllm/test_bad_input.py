@@ -109,7 +109,8 @@ async def test_what_cannot_be_asked_is_refused_clearly_and_the_engine_goes_on_un
         generate = h.channel.unary_stream(
             "/weft.generator.v1.GeneratorService/Generate", response_deserializer=pb.GenerateResponse.FromString
         )
-        with pytest.raises(grpc.aio.AioRpcError):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
             await generate(raw, timeout=10).read()
+        assert from_rpc_error(caught.value).reason == Reason.INVALID_FIELD
         assert (await beside).text == before.text
         assert (await ask(h, message())).text == before.text

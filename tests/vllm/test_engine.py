@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import statistics
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -334,7 +335,8 @@ async def test_who_leaves_frees_the_engine_within_200_ms(model: Model) -> None:
             took_s.append(time.monotonic() - started_s)
         await stays
     print(f"\nengine free after leaving: {', '.join(f'{s * 1_000:.1f}' for s in took_s)} ms")
-    assert min(took_s) < STOPPED_WITHIN_S
+    assert len(took_s) >= 3
+    assert statistics.median(took_s) < STOPPED_WITHIN_S
 
 
 async def test_load_is_what_the_scheduler_has_running_and_waiting(model: Model) -> None:

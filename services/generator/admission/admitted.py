@@ -9,6 +9,7 @@ with what the backend counted: with nothing where no token came, with prompt and
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -93,7 +94,7 @@ class Admitted(Wrapper):
             except WeftError as err:
                 self._metrics.refused(self._name, err.metadata.get("why", ""))
                 raise
-            begun_s, produced, whole = time.monotonic(), 0, False
+            begun_s, produced, whole, left = time.monotonic(), 0, False, False
             try:
                 async with aclosing(self._model.generate(request)) as events:
                     async for event in events:
@@ -103,11 +104,14 @@ class Admitted(Wrapper):
                             usage, whole = event.usage, True
                             gate.pace.finished(time.monotonic() - begun_s, work.tokens, usage.output_tokens)
                         yield event
+            except (asyncio.CancelledError, GeneratorExit):
+                left = True
+                raise
             finally:
                 gate.leave()
                 if not whole:
                     gate.pace.left(time.monotonic() - begun_s)
-                    if produced:
+                    if produced or left:  # the model read the prompt for who left
                         usage = Usage(input_tokens=work.prompt_tokens, output_tokens=produced)
         finally:
             if reservation is not None:

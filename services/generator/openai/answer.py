@@ -66,6 +66,7 @@ class Reading:
         """What made it stop: a stop string, or another token than the usual one."""
         self.begun = False
         """Whether anything of the answer came."""
+        self._opened = False
 
     async def parts(self, path: str, body: Mapping[str, Any], patience: Patience) -> AsyncGenerator[Part, None]:
         """Ask, and yield what each event adds.
@@ -111,7 +112,9 @@ class Reading:
         self._output_tokens += len(part.token_ids) or bool(part.text)
         if choice.finish_reason:
             self.finish, self.stop_reason = choice.finish_reason, choice.stop_reason
-        self.begun = True
+        # Many servers begin with the role alone, before the model has a word. What it thinks to itself has no text.
+        said = part.text or part.token_ids or self._calls or choice.finish_reason
+        self.begun, self._opened = self.begun or self._opened or bool(said), True
         return part
 
     def _take_call(self, part: CallPart) -> None:
