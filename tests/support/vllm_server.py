@@ -40,7 +40,9 @@ class VllmServer:
         command = [sys.executable, "-m", module, "--model", str(self.model), "--served-model-name", "tiny"]
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32", "--enforce-eager"]
         command += ["--override-generation-config", '{"temperature": 0}']
-        command += [] if self.grpc else ["--enable-prompt-tokens-details"]
+        if not self.grpc:  # white space between the signs of JSON would be the tiny model's choice for ever
+            outputs = '{"backend": "guidance", "disable_any_whitespace": true}'
+            command += ["--enable-prompt-tokens-details", "--structured-outputs-config", outputs]
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(
                 command, env=self.environment, stdout=out, stderr=out, start_new_session=True

@@ -122,7 +122,7 @@ async def test_tools_and_their_results_are_told() -> None:
     )
     schema = {"type": "object"}
     request = Request(messages, tools=(ToolOffer("clock", "Tells the time.", schema),))
-    server, _ = await answer(raw(STREAM, WHOLE), request=request, more="&resume=token_ids")
+    server, _ = await answer(raw(STREAM, WHOLE), request=request)
     body = server.bodies[0]
     call = body["messages"][1]["tool_calls"][0]
     assert json.loads(call["function"].pop("arguments")) == {"zone": "東京"}

@@ -85,8 +85,7 @@ def fitting(schema: dict[str, Any], max_tokens: int = 64) -> pb.GenerateRequest:
 @BOTH
 async def test_whoever_leaves_stops_the_servers_work(server: VllmServer, more: str) -> None:
     max_tokens = 1_500
-    schema = {"type": "object", "properties": {"at": {"type": "integer"}}, "required": ["at"]}
-    endless = fitting(schema, max_tokens)  # the model likes white space
+    endless = fitting({"type": "array", "items": {"enum": [1, 2, 3]}, "minItems": 1_000}, max_tokens)
     async with house(m=server.url(more)) as h:
         for _ in range(10):  # a busy machine may show the beginning of an answer when the server is through with it
             begun = server.metric("vllm:generation_tokens_total")
@@ -117,6 +116,28 @@ async def test_output_fits_a_schema_and_one_that_is_none_is_refused(server: Vllm
         err = await refused(ask(h, fitting({"type": "nonsense"}), 60))
         assert err.reason == Reason.SCHEMA_INVALID
         assert (await ask(h, asking(), 60)).finished.reason == pb.FINISH_REASON_STOP
+
+
+async def test_tools_are_asked_for_as_their_schemas_say_or_the_model_speaks(server: VllmServer) -> None:
+    adds = {
+        "type": "object",
+        "properties": {"a": {"enum": [1, 2, 3]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    async with house(m=server.url(BY_IDS)) as h:
+        wanted = [asking(f"Question {number}", sampling=pb.Sampling(max_tokens=500)) for number in range(20)]
+        for one in wanted:
+            one.tools.add(name="clock", description="Tells the time.").input_schema.update({"type": "object"})
+            one.tools.add(name="add", description="Adds.").input_schema.update(adds)
+        answers = await asyncio.gather(*(ask(h, one, 120) for one in wanted))
+    called = [answer.finished for answer in answers if answer.finished.tool_calls]
+    assert called, "none of twenty questions made the model call a tool"
+    for finished in called:
+        assert finished.reason == pb.FINISH_REASON_TOOL_CALLS
+        for call in finished.tool_calls:
+            assert call.name in ("clock", "add")
+            assert call.name != "add" or call.arguments["a"] in (1, 2, 3)
 
 
 @BOTH

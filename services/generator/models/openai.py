@@ -14,8 +14,8 @@ Its key comes from WEFT_GENERATOR__API_KEYS by host, never from the URL. An answ
 down when the service starts is no reason not to: answers fail until it is there, and the next model gives them.
 
 Without `resume` it can't continue an answer: a chat API can't be told that half of one is there already. With it the
-prompt is rendered into token ids by the server, and completed as such (openai/continuing.py). Requests that offer
-tools go by the chat API in any case, whose server knows how its model calls them; those can't be continued.
+prompt is rendered into token ids by the server, and completed as such (openai/continuing.py); tools are asked for as
+with `vllm:` (vllm/calls.py), and those answers can't be continued.
 
 Errors: MODEL_UNAVAILABLE with what the server said, CONTEXT_TOO_LONG, SCHEMA_INVALID, INVALID_FIELD for what else the
 server refuses, DEADLINE_EXCEEDED, OVERLOADED when too many answers are under way (openai/refusals.py).
@@ -24,9 +24,11 @@ server refuses, DEADLINE_EXCEEDED, OVERLOADED when too many answers are under wa
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from pydantic import ValidationError
@@ -40,6 +42,7 @@ from services.generator.openai.upstream import Upstream
 from services.generator.patience import Patience
 from services.generator.ports import ALONE, Surroundings
 from services.generator.types import Capabilities, ModelEvent, ModelLoad, Piece, Request
+from services.generator.vllm import calls
 from weft.errors import WeftError
 
 START_TIMEOUT_S: Final = 5.0
@@ -98,8 +101,10 @@ class OpenAi:
     async def generate(self, request: Request) -> AsyncGenerator[ModelEvent, None]:
         """Answer one request."""
         patience = self._upstream.patience()
-        if self._options.by_token_ids and (request.resume is not None or not request.tools):
-            answer = Continuing(self._upstream, self._options, request, patience).generate()
+        if self._options.by_token_ids:
+            by_ids = partial(self._by_token_ids, patience)
+            tools = request.tools and request.resume is None
+            answer = calls.called(by_ids, request, f"call-{uuid.uuid4().hex[:12]}") if tools else by_ids(request)
         else:
             answer = self._chat(request, patience)
         self._running += 1
@@ -109,6 +114,9 @@ class OpenAi:
                     yield event
         finally:
             self._running -= 1
+
+    def _by_token_ids(self, patience: Patience, request: Request) -> AsyncGenerator[ModelEvent, None]:
+        return Continuing(self._upstream, self._options, request, patience).generate()
 
     async def _chat(self, request: Request, patience: Patience) -> AsyncGenerator[ModelEvent, None]:
         reading = Reading(self._upstream, request)
