@@ -174,9 +174,10 @@ def below_floors(scores: Sequence[Score]) -> list[str]:
         if order != FUSED:
             continue
         if name.endswith("-cipher"):
-            words = found[name, WORDS].recall_at_1
-            if score.recall_at_1 < words:
-                missed.append(f"{name}: R@1 is {score.recall_at_1}, by words alone {words}")
+            words = found[name, WORDS]
+            if score.recall_at_1 < words.recall_at_1 or score.recall_at_5 < words.recall_at_5:
+                reached = f"R@1 {score.recall_at_1}, R@5 {score.recall_at_5}"
+                missed.append(f"{name}: {reached}; by words alone {words.recall_at_1} and {words.recall_at_5}")
         elif (
             floors is not None
             and not name.endswith("-articles")
@@ -247,20 +248,20 @@ def _prepared(document: Text, embedder: Embedder) -> tuple[Document, list[Chunk]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the figures; exits with 1 below a floor, with 0 also where there is nothing to measure."""
+    """Print the figures; exits with 1 below a floor, with 2 where nothing could be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description="Recall of the retriever.")
     parser.add_argument("--dataset", type=Path, required=True, help="a file in SQuAD's JSON layout, or a directory")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args(argv)
     paths = sorted(arguments.dataset.glob("*.json")) if arguments.dataset.is_dir() else [arguments.dataset]
     if not paths or not all(path.is_file() for path in paths):
-        print(f"skipped: there is no data set at {arguments.dataset}", file=sys.stderr)
-        return 0
+        print(f"there is no data set at {arguments.dataset}", file=sys.stderr)
+        return 2
     with contextlib.redirect_stdout(sys.stderr):
         ready = prepare.main([]) == 0
     if not ready:
-        print("skipped: the embedding model can't be had", file=sys.stderr)
-        return 0
+        print("the embedding model can't be had", file=sys.stderr)
+        return 2
     scores = asyncio.run(run(paths, load(Settings).retriever.model_cache_dir))
     missed = below_floors(scores)
     for line in missed:

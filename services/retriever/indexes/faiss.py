@@ -30,7 +30,7 @@ from services.retriever.segments.packed import Mask, Rows
 from services.retriever.types import Vectors
 
 SCAN_ALL: Final = 512
-IVF_ROWS: Final = 32_768  # flat takes 2 to 3 ms there; docs/adr/0008
+IVF_ROWS: Final = 32_768  # flat takes 2 to 3 ms there; docs/adr/0009
 _MORE: Final = 16  # candidates beyond those asked for
 _NEAR: Final = 1e-5  # FAISS and ``cosines`` round differently, by less than this
 

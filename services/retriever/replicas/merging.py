@@ -2,7 +2,7 @@
 
 Segments are sorted into *tiers* by how many rows stand in them, each tier ``FANOUT`` times the one before. A tier
 that holds ``FANOUT`` segments becomes one of the next tier. So a passage is moved once per tier, as many times as
-its collection has tiers, however it came in, and a million passages lie in some twenty segments. Besides:
+its collection has tiers, however it came in, and a million passages lie in eight to twenty segments. Besides:
 
 - a segment of which less than half stands is written anew, a small one when things are quiet;
 - a segment whose vector index was made in haste and is too large for its kind is written anew;
