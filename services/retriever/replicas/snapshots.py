@@ -9,7 +9,7 @@ two newest manifests are kept with their segments, the rest is removed.
 Replicas that share a directory keep out of each other's way: each takes the first ``<n>`` whose lock is free and
 writes there alone. At its start it loads the newest good snapshot of any of them; what it took from another
 comes into its own place as a hard link, so it lives as long as somebody needs it. A place that nobody holds any more
-is emptied, once there is a newer snapshot.
+is emptied, once there is another snapshot as new.
 
 Once a segment lies in a file, the replica goes on with the mapped file in its place, and the memory is free.
 
@@ -116,6 +116,7 @@ class Snapshots:
 
     def save(self, state: State) -> dict[str, Segment]:
         """Write what is not there yet of ``state``; returns its segments, by name, as they lie in files."""
+        self._empty_others()  # it may be their room that is needed
         segments = {part.segment.name: part.segment for view in state.views.values() for part in view.parts}
         stored = {name: self._stored(segment) for name, segment in segments.items()}
         bundle.sync(self._place)
@@ -130,9 +131,7 @@ class Snapshots:
         views = [_record(view) for view in state.views.values()]
         bundle.write(path, {**self._fits, "sequence": state.sequence, "views": views}, standing)
         self._tidy()
-        for number, other in self._others():  # only now: what was loaded from there is linked to here
-            _log.info("snapshot place %s was left behind, emptying it", number)
-            _remove(path for path in other.iterdir() if path.name != _LOCK)
+        self._empty_others()
         return stored
 
     def _stored(self, segment: Segment) -> Segment:
@@ -162,6 +161,15 @@ class Snapshots:
                     kept |= {f"{name}{SUFFIX}" for name in view["segments"]}
         _remove(path for path in self._place.iterdir() if path.name not in kept)
 
+    def _empty_others(self) -> None:
+        """Empty the places that were left behind, but for those with a newer snapshot than ours: it may be the only one
+        of what we hold."""
+        newest = _newest(self._place)
+        for number, place in self._others():
+            if _newest(place) <= newest:
+                _log.info("snapshot place %s was left behind, emptying it", number)
+                _remove(path for path in place.iterdir() if path.name != _LOCK)
+
     def _others(self) -> Iterator[tuple[str, Path]]:
         """Places that nobody holds, locked while they are looked at."""
         for place in self._root.iterdir():
@@ -172,6 +180,11 @@ class Snapshots:
                     yield place.name, place
             finally:
                 os.close(lock)
+
+
+def _newest(place: Path) -> int:
+    """The sequence of a place's newest snapshot, -1 where there is none."""
+    return max((int(path.name.split("-")[1]) for path in place.glob(f"{_MANIFEST}*")), default=-1)
 
 
 def _locked(place: Path) -> int | None:
