@@ -19,8 +19,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from weft.errors import Reason, error
 
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+-]*")
-# Names of what is never shown; `max_waiting_tokens` is a number.
-SECRET: Final = re.compile(r"(^|[_.-])(token|secrets?|passwords?|passwd|keys?|credentials?)$", re.IGNORECASE)
+# How names of what is never shown end: `apikey`, `sslpassword`. `max_waiting_tokens` is a number.
+SECRET: Final = re.compile(r"(token|secrets?|passwords?|passwd|keys?|credentials?)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

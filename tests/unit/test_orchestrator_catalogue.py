@@ -41,8 +41,8 @@ class Listing:
         raise AssertionError("a catalogue calls no tool")
 
 
-def catalogue(listing: Listing, clock: Clock, **times: float) -> Catalogue:
-    return Catalogue(listing, clock=clock, **{"starting_s": 0.0, **times})  # type: ignore[arg-type]
+def catalogue(listing: Listing, clock: Clock, *, starting_s: float = 0.0, **times: float) -> Catalogue:
+    return Catalogue(listing, clock=clock, starting_s=starting_s, **times)
 
 
 async def names(found: Catalogue) -> list[str]:

@@ -33,6 +33,7 @@ from tests.support.orchestration import (
     SUM,
     Mortal,
     Reader,
+    Replica,
     ScriptedGenerator,
     ScriptedRetriever,
     ScriptedTools,
@@ -47,6 +48,17 @@ from tests.support.orchestration import (
 )
 from weft.errors import Reason, WeftError, error
 from weft.values import Degradation
+
+
+async def up_to(kind: type, of: Replica) -> list[Entry]:
+    """The events of a turn up to one of that kind; then its caller goes away."""
+    had: list[Entry] = []
+    async with aclosing(of.stream(request_id="r1")) as stream:
+        async for entry in stream:
+            had.append(entry)
+            if isinstance(entry.event, kind):
+                break
+    return had
 
 
 @pytest.mark.parametrize("done", [False, True])
@@ -158,12 +170,7 @@ async def test_what_was_settled_before_the_text_stays_settled(tmp_path: Path) ->
         replica(tmp_path, retriever=down, generator=slow) as r,
         replica(tmp_path, owner="other", plan=PLAN, tools=ScriptedTools({"calculator": SUM})) as other,
     ):
-        async with aclosing(r.stream(request_id="r1")) as stream:
-            had = []
-            async for entry in stream:
-                had.append(entry)
-                if isinstance(entry.event, TextDelta):
-                    break
+        had = await up_to(TextDelta, r)
         rest = await other.ask(request_id="r1", resume_turn=1, after_sequence=had[-1].sequence)
         assert other.retriever.queries == []
         assert other.tools.calls == []
@@ -179,12 +186,7 @@ async def test_what_a_search_did_without_is_told_by_the_next_owner_too(tmp_path:
         replica(tmp_path, retriever=poor, tools=tools, plan=PLAN) as r,
         replica(tmp_path, owner="other") as other,
     ):
-        async with aclosing(r.stream(request_id="r1")) as stream:
-            had = []
-            async for entry in stream:
-                had.append(entry)
-                if isinstance(entry.event, Retrieved):
-                    break
+        had = await up_to(Retrieved, r)
         rest = await other.ask(request_id="r1", resume_turn=1, after_sequence=had[-1].sequence)
         assert other.retriever.queries == []
     assert end_of(rest).degraded == (lack,)

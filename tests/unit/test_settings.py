@@ -95,8 +95,11 @@ def test_a_value_is_hidden_by_the_name_of_a_secret_alone(
 
 
 def test_secrets_are_masked_in_print(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = read(monkeypatch, WEFT_REGISTRY="consul://h:8500?token=s3cret", WEFT_STORE="postgresql://u:s3cret@h/db")
-    assert "s3cret" not in json.dumps(masked(settings))
+    store = "postgresql://u:s3cret@h/db?sslpassword=s3cret&apikey=s3cret&first_token_timeout_s=5"
+    settings = read(monkeypatch, WEFT_REGISTRY="consul://h:8500?token=s3cret", WEFT_STORE=store)
+    shown = json.dumps(masked(settings))
+    assert "s3cret" not in shown
+    assert "first_token_timeout_s=5" in shown
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 
 The estimate is reserved from the tenant's limits first, so that nobody waits for a turn that can't be paid; only what
 the gate would refuse anyway is refused before that, without a way to a shared storage. What was reserved is settled
-with what the backend counted: with nothing where no token came, with prompt and tokens seen where the caller left.
+with what the backend counted; with prompt and tokens seen where the caller left; with nothing where it failed before.
 """
 
 from __future__ import annotations
