@@ -30,7 +30,7 @@ from weft.answers import Document, IngestProgress, IngestResult
 from weft.errors import Reason, WeftError, error, from_proto
 from weft.retriever.v1 import retriever_pb2
 
-READABLE_ENDINGS: Final = (*(".md", ".markdown", ".mdx", ".txt", ".text", ".html", ".htm", ".xhtml", ".pdf", ".docx"),)
+READABLE_ENDINGS: Final = (".md", ".markdown", ".mdx", ".txt", ".text", ".html", ".htm", ".xhtml", ".pdf", ".docx")
 _PART_BYTES: Final = 512 * 1024  # a data part may hold 1 MiB
 
 Source = str | os.PathLike[str] | Document
